@@ -1,0 +1,1 @@
+//! The one binary, tombolo: runs each part and is the operator's tool.

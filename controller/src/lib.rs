@@ -1,0 +1,1 @@
+//! The controller part: store and TLS around controller-core.

@@ -1,0 +1,1 @@
+//! The DNS part: answers clusterset.local from an immutable zone.

@@ -1,0 +1,1 @@
+//! The gateway part: TUN, UDP and boringtun around gateway-core.

@@ -1,0 +1,1 @@
+//! Netlink: links, routes, nexthops, rules, nftables, conntrack, as differences.

@@ -1,0 +1,1 @@
+//! The node part: keeps this host's kernel state as node-core wants it.

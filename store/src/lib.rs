@@ -1,0 +1,1 @@
+//! Where objects live: one typed list-and-watch, several backends.
