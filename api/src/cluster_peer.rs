@@ -1,0 +1,173 @@
+//! `ClusterPeer`: a cluster the operator trusts, and how far.
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::keys::IdentityKey;
+use crate::member_record::SignedRecord;
+use crate::{ClusterId, Kind, Prefix, Scope, Violation, names};
+
+/// Its name is the peer's cluster id. Written by the operator; `tombolo peers export` in the other cluster prints it.
+#[derive(CustomResource, Serialize, Deserialize, Clone, Debug, PartialEq, JsonSchema)]
+#[kube(
+    group = "tombolo.dev",
+    version = "v1alpha1",
+    kind = "ClusterPeer",
+    plural = "clusterpeers",
+    crates(std = "core"),
+    category = "tombolo",
+    status = "ClusterPeerStatus",
+    derive = "PartialEq",
+    printcolumn = r#"{"name":"State","type":"string","jsonPath":".spec.state"}"#,
+    printcolumn = r#"{"name":"Connected","type":"string","jsonPath":".status.conditions[?(@.type==\"Connected\")].status"}"#
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ClusterPeerSpec {
+    /// The identities the operator trusts to speak for this cluster.
+    #[schemars(length(min = 1, max = 4))]
+    pub identity_keys: Vec<IdentityKey>,
+    /// The record to start from: base64 of a [`SignedRecord`]. Newer ones are learned from the peer itself.
+    #[schemars(length(max = 65536))]
+    pub record: String,
+    /// Addresses to dial before those of the record: `198.51.100.7:51820`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), inner(length(max = 64)))]
+    pub endpoints: Vec<String>,
+    /// The upper bound of what its record may claim; empty: what the bootstrap record claims.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub allowed_prefixes: Vec<Prefix>,
+    #[serde(default)]
+    pub accept: Accept,
+    #[serde(default)]
+    pub state: PeerState,
+}
+
+/// Which namespaces this peer may contribute to.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Accept {
+    /// Only these; empty: all but `kube-*`, `default` and Tombolo's own (decision 1). A `*` at the end matches any rest.
+    #[schemars(length(max = 256), inner(length(max = 63)))]
+    pub namespaces: Vec<String>,
+}
+
+impl Accept {
+    pub fn accepts(&self, namespace: &str) -> bool {
+        if self.namespaces.is_empty() {
+            return !(namespace.starts_with("kube-") || namespace == "default" || namespace == names::SYSTEM_NAMESPACE);
+        }
+        self.namespaces.iter().any(|pattern| match pattern.strip_suffix('*') {
+            Some(start) => namespace.starts_with(start),
+            None => namespace == pattern,
+        })
+    }
+}
+
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+pub enum PeerState {
+    #[default]
+    Active,
+    /// Connected, but its endpoints get no new connections.
+    Drained,
+    /// Cut off.
+    Blocked,
+}
+
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterPeerStatus {
+    /// The newest record that was verified: base64 of a [`SignedRecord`].
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub record: String,
+    /// What the record claims and this cluster refused: `10.9.0.0/16 is ours`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub refused: Vec<String>,
+    #[serde(default)]
+    pub imported_services: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub last_synced: Option<Time>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "crate::kind::conditions_schema")]
+    pub conditions: Vec<Condition>,
+}
+
+impl ClusterPeer {
+    /// The newest record known for this peer, already verified against its trusted identities.
+    ///
+    /// Falls back to the bootstrap record when the learned one is absent, broken or signed by nobody trusted.
+    pub fn newest_record(&self) -> Option<crate::member_record::MemberRecord> {
+        let learned = self.status.as_ref().map(|status| status.record.as_str()).unwrap_or_default();
+        [learned, &self.spec.record].into_iter().filter(|text| !text.is_empty()).find_map(|text| {
+            let record = SignedRecord::from_base64(text).ok()?.verify(&self.spec.identity_keys).ok()?;
+            (Some(record.cluster_id.as_str()) == self.metadata.name.as_deref()).then_some(record)
+        })
+    }
+}
+
+impl Kind for ClusterPeer {
+    const SCOPE: Scope = Scope::Cluster;
+
+    fn violations(&self) -> Vec<Violation> {
+        let mut found = Vec::new();
+        let name = self.metadata.name.as_deref().unwrap_or_default();
+        if let Err(error) = ClusterId::new(name) {
+            found.push(Violation::new("metadata.name", error.to_string()));
+        }
+        if self.spec.identity_keys.is_empty() {
+            found.push(Violation::new(
+                "spec.identityKeys",
+                "name at least one identity: 'tombolo peers export' in the other cluster prints it",
+            ));
+        }
+        match SignedRecord::from_base64(&self.spec.record).map(|signed| signed.verify(&self.spec.identity_keys)) {
+            Err(error) => found.push(Violation::new("spec.record", error.to_string())),
+            Ok(Err(error)) => found.push(Violation::new("spec.record", error.to_string())),
+            Ok(Ok(record)) if record.cluster_id.as_str() != name => found.push(Violation::new(
+                "spec.record",
+                format!(
+                    "is of cluster '{}', but the peer is named '{name}': name it as its cluster",
+                    record.cluster_id
+                ),
+            )),
+            Ok(Ok(_)) => {}
+        }
+        for (index, prefix) in self.spec.allowed_prefixes.iter().enumerate() {
+            if prefix.is_forbidden_to_members() {
+                found.push(Violation::new(
+                    format!("spec.allowedPrefixes[{index}]"),
+                    format!("{prefix} cannot belong to a cluster"),
+                ));
+            }
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn by_default_a_peer_may_not_touch_the_systems_namespaces() {
+        let accept = Accept::default();
+        assert!(accept.accepts("shop"));
+        for namespace in ["kube-system", "default", "tombolo-system"] {
+            assert!(!accept.accepts(namespace), "{namespace}");
+        }
+    }
+
+    #[test]
+    fn a_list_of_namespaces_accepts_those_alone() {
+        let accept = Accept { namespaces: alloc::vec!["shop".into(), "team-*".into()] };
+        assert!(accept.accepts("shop") && accept.accepts("team-a"));
+        assert!(!accept.accepts("shop-two") && !accept.accepts("default"));
+    }
+}

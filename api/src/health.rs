@@ -1,0 +1,74 @@
+//! What a gateway tells the nodes and DNS servers of its own cluster about every peer, in the replies to their probes
+//! (DESIGN, decision 8). Nodes and DNS evaluate routing policy on these reports directly, with no API server between.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ClusterId;
+use crate::time::Instant;
+
+/// Whether packets reach a peer. Unknown is not down, and it is never healthy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Reachability {
+    /// Nothing was measured yet.
+    Unknown,
+    Up,
+    Down,
+}
+
+/// Why a path is in its state: a metric label and a word for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum PathReason {
+    /// Probes are answered.
+    Answering,
+    /// No session was ever established since this gateway started.
+    NoHandshakeYet,
+    /// No authenticated packet for longer than the limit.
+    SilentPeer,
+    /// The peer's record says it is draining.
+    PeerDraining,
+    /// The operator drained or blocked the peer here.
+    DrainedHere,
+}
+
+/// One gateway's measured view of one peer cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerHealth {
+    pub cluster: ClusterId,
+    pub reachability: Reachability,
+    pub reason: PathReason,
+    /// Time in this state.
+    pub age: Duration,
+    /// Smoothed round-trip time between the gateways; none before the first answer.
+    pub round_trip: Option<Duration>,
+    /// Lost probes of the last window, in thousandths.
+    pub loss_permille: u16,
+    /// Largest inner packet that reaches the peer, in bytes.
+    pub mtu: u16,
+}
+
+/// Everything one gateway says at one moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthReport {
+    /// The slot of the gateway that speaks.
+    pub slot: u16,
+    /// The gateway is going away: use another one for new and old flows.
+    pub draining: bool,
+    pub peers: Vec<PeerHealth>,
+}
+
+/// What one cluster's gateways together say of a peer, as routing policy uses it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterHealth {
+    pub reachability: Reachability,
+    pub reason: PathReason,
+    /// When this state began, on the reader's clock.
+    pub since: Instant,
+    pub round_trip: Option<Duration>,
+}
+
+/// The health of every cluster this one knows, the local one left out: it needs no tunnel.
+pub type ClusterHealths = BTreeMap<ClusterId, ClusterHealth>;

@@ -1,0 +1,85 @@
+//! Every name that two parts must spell alike, once.
+
+/// The group of Tombolo's own kinds.
+pub const GROUP: &str = "tombolo.dev";
+/// The version of Tombolo's own kinds.
+pub const VERSION: &str = "v1alpha1";
+/// The name of the one [`LocalCluster`](crate::LocalCluster).
+pub const LOCAL_CLUSTER: &str = "local";
+/// The namespace of what belongs to Tombolo itself: slots, keys, leases.
+pub const SYSTEM_NAMESPACE: &str = "tombolo-system";
+
+/// The DNS zone of the clusterset (KEP-1645).
+pub const CLUSTERSET_ZONE: &str = "clusterset.local";
+
+/// Labels and annotations of the Multi-Cluster Services API (KEP-1645).
+pub mod mcs {
+    pub const SERVICE_NAME: &str = "multicluster.kubernetes.io/service-name";
+    pub const SOURCE_CLUSTER: &str = "multicluster.kubernetes.io/source-cluster";
+    pub const DERIVED_SERVICE: &str = "multicluster.kubernetes.io/derived-service";
+}
+
+/// Labels of Kubernetes itself.
+pub mod kubernetes {
+    /// On an EndpointSlice: the Service it belongs to in its own cluster.
+    pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
+    /// On an EndpointSlice: who writes it.
+    pub const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+    pub const TOPOLOGY_ZONE: &str = "topology.kubernetes.io/zone";
+}
+
+/// The value of [`kubernetes::MANAGED_BY`] on slices the controller imports.
+pub const MANAGED_BY_TOMBOLO: &str = "controller.tombolo.dev";
+
+/// On a Node: its addresses in the infrastructure prefixes, one a family, separated by commas. Written by the controller.
+pub const INFRASTRUCTURE_ADDRESSES: &str = "tombolo.dev/infrastructure-addresses";
+/// On a Node: when its agent was last ready (RFC 3339). Written by the controller.
+pub const AGENT_READY: &str = "tombolo.dev/agent-ready";
+/// On an imported EndpointSlice or ServiceImport: the oldest export's time (RFC 3339), so that a rebuilt cluster does
+/// not flip winners.
+pub const FIRST_EXPORTED: &str = "tombolo.dev/first-exported";
+
+/// Why the manager is on an object that Tombolo made.
+pub const FIELD_MANAGER: &str = "tombolo";
+
+/// The name of the Secret with the WireGuard keys of a gateway slot.
+pub fn slot_secret(slot: u16) -> alloc::string::String {
+    alloc::format!("gateway-slot-{slot}")
+}
+/// The name of the Lease by which a gateway holds a slot.
+pub fn slot_lease(slot: u16) -> alloc::string::String {
+    alloc::format!("gateway-slot-{slot}")
+}
+/// The name of a gateway's [`TunnelGateway`](crate::TunnelGateway) object.
+pub fn slot_gateway(slot: u16) -> alloc::string::String {
+    alloc::format!("gateway-{slot}")
+}
+/// The Secret with the master key behind probes and health reports; only gateways may read it.
+pub const PROBE_MASTER_SECRET: &str = "probe-master";
+/// The Secret with one agent's probe key, derived from the master; only that agent may read it.
+pub fn agent_secret(agent: &str) -> alloc::string::String {
+    alloc::format!("agent-{agent}")
+}
+
+/// Ports, all changeable by flag or by [`LocalCluster`](crate::LocalCluster).
+pub mod ports {
+    /// WireGuard of lane 0; lane i listens on this plus i.
+    pub const TUNNEL: u16 = 51820;
+    /// The controller's TLS port: feed for agents, sync for peers.
+    pub const CONTROLLER: u16 = 7443;
+    /// The gateway's in-tunnel TCP port that splices to its controller.
+    pub const CONTROL_RELAY: u16 = 7444;
+    /// The gateway's UDP port that answers the probes of nodes and DNS servers.
+    pub const HEALTH: u16 = 7445;
+    /// The inner UDP port of probes between gateways.
+    pub const PROBE: u16 = 7446;
+    /// VXLAN inside the cluster: 4789 and 8472 are taken by Flannel, Cilium and Calico.
+    pub const VXLAN: u16 = 7447;
+    pub const DNS: u16 = 53;
+}
+
+/// The VXLAN network identifier inside the cluster.
+pub const VXLAN_ID: u32 = 7447;
+/// The mark on outer packets of tunnels and VXLAN, so that they skip our routing table and cannot be routed into
+/// themselves. One bit in a nibble that kube-proxy (0x4000, 0x8000) and Cilium (0x0f00) leave alone.
+pub const OUTER_MARK: u32 = 0x0080_0000;

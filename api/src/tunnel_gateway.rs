@@ -1,0 +1,67 @@
+//! `TunnelGateway`: one gateway slot of this cluster and who holds it now.
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::keys::TunnelKey;
+use crate::{Kind, Scope};
+
+/// In Tombolo's own namespace. The spec is the controller's, the status that gateway's.
+#[derive(CustomResource, Serialize, Deserialize, Clone, Debug, Default, PartialEq, JsonSchema)]
+#[kube(
+    group = "tombolo.dev",
+    version = "v1alpha1",
+    kind = "TunnelGateway",
+    plural = "tunnelgateways",
+    crates(std = "core"),
+    category = "tombolo",
+    namespaced,
+    status = "TunnelGatewayStatus",
+    derive = "PartialEq",
+    derive = "Default"
+)]
+#[serde(rename_all = "camelCase")]
+pub struct TunnelGatewaySpec {
+    pub slot: u16,
+}
+
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TunnelGatewayStatus {
+    /// The node the gateway runs on.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub node: String,
+    /// Addresses of that node inside the cluster, where its health port answers; one a family.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 2), inner(length(max = 45)))]
+    pub node_addresses: Vec<String>,
+    /// Addresses peers may dial, in order of preference; the port is the lane's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), inner(length(max = 64)))]
+    pub endpoints: Vec<String>,
+    /// Its lanes: lane i is entry i.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub lanes: Vec<LaneStatus>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "crate::kind::conditions_schema")]
+    pub conditions: Vec<Condition>,
+}
+
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LaneStatus {
+    pub public_key: TunnelKey,
+    pub port: u16,
+    /// The TUN device on the node.
+    pub device: String,
+}
+
+impl Kind for TunnelGateway {
+    const SCOPE: Scope = Scope::Namespaced;
+}
