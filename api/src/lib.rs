@@ -14,6 +14,7 @@
 //! | [`conditions`] | condition types and reasons, so that a typo does not compile |
 //! | [`member_record`] | what a cluster says of itself, signed |
 //! | [`health`] | what a gateway tells nodes and DNS, and how it is authenticated |
+//! | [`prefix_claims`] | which prefixes a peer may really use here |
 //! | [`time`] | time as plain numbers |
 //! | [`surface`] | what every part shows to its operator |
 //!
@@ -37,6 +38,7 @@ pub mod local_cluster;
 pub mod member_record;
 pub mod names;
 pub mod prefix;
+pub mod prefix_claims;
 pub mod routing_policy;
 pub mod service_export;
 pub mod service_import;
