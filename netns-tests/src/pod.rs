@@ -1,0 +1,93 @@
+//! A pod: a host behind its node's bridge.
+
+use std::ops::Deref;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::addresses::Addresses;
+use crate::host::{Host, own_program};
+use crate::link::Port;
+use crate::node::Node;
+
+/// A pod of a node. Everything a [`Host`] can do, it can do.
+#[derive(Clone, Debug)]
+pub struct Pod {
+    pub(crate) host: Host,
+    pub(crate) name: String,
+    pub(crate) node: Node,
+    pub(crate) addresses: Addresses,
+    pub(crate) port: Port,
+}
+
+impl Deref for Pod {
+    type Target = Host;
+    fn deref(&self) -> &Host {
+        &self.host
+    }
+}
+
+impl Pod {
+    /// Its name inside the cluster, without the cluster's.
+    pub fn pod_name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Its `eth0`.
+    pub fn port(&self) -> &Port {
+        &self.port
+    }
+
+    /// Makes programs in this pod, such as `curl`, ask these name servers.
+    ///
+    /// Errors: the machine has no /etc/resolv.conf to put the pod's over.
+    pub fn use_resolvers(&self, servers: &[std::net::IpAddr], search: &str) -> Result<()> {
+        let mut content: String = servers.iter().map(|server| format!("nameserver {server}\n")).collect();
+        content.push_str(&format!("search {search}\n"));
+        std::fs::write(self.run_folder().join("resolv.conf"), content)?;
+        let mut command = Command::new(own_program()?);
+        command.args(["mount-over", "/run/resolv.conf", "/etc/resolv.conf"]);
+        let output = self.output_of(command)?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
+        Ok(())
+    }
+
+    /// Starts an HTTP server on port 80 of both families that answers with this pod's name and cluster.
+    pub fn serve_http(&self) -> Result<crate::process::Process> {
+        self.serve_http_on(80)
+    }
+
+    /// The same on another port.
+    pub fn serve_http_on(&self, port: u16) -> Result<crate::process::Process> {
+        let cluster = self.node.cluster_name();
+        let port = port.to_string();
+        let label = format!("http-{port}");
+        self.serve(&label, &["serve-http", "--port", &port, "--pod", &self.name, "--cluster", cluster])
+    }
+
+    /// Starts a server that sends a few bytes every few milliseconds to whoever connects, on both families.
+    pub fn serve_stream(&self, port: u16) -> Result<crate::process::Process> {
+        self.serve("stream", &["serve-stream", "--port", &port.to_string()])
+    }
+
+    /// Starts a UDP server that sends every datagram back, on both families.
+    pub fn serve_udp_echo(&self, port: u16) -> Result<crate::process::Process> {
+        self.serve("udp-echo", &["serve-udp-echo", "--port", &port.to_string()])
+    }
+
+    fn serve(&self, label: &str, arguments: &[&str]) -> Result<crate::process::Process> {
+        let server = self.start_tool(label, arguments)?;
+        server
+            .wait_for_line(crate::traffic::LISTENING, std::time::Duration::from_secs(10))
+            .with_context(|| format!("{}: {label}", self.host.name()))?;
+        Ok(server)
+    }
+}

@@ -1,0 +1,95 @@
+//! A DNS client.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query};
+use hickory_proto::rr::{Name, RecordType};
+
+use crate::host::Host;
+
+/// The payload that resolvers announce since the DNS flag day of 2020: it fits every path without fragments.
+const PAYLOAD: u16 = 1232;
+
+/// How a question travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    Udp,
+    /// With EDNS: room for answers of 1232 bytes.
+    UdpWithEdns,
+    Tcp,
+}
+
+/// Asks `server` once, from `host`. The answer is returned whatever its code; silence for `limit` is an error.
+pub fn query(
+    host: &Host,
+    server: SocketAddr,
+    name: &str,
+    kind: RecordType,
+    transport: Transport,
+    limit: Duration,
+) -> Result<Message> {
+    let question = question(name, kind, transport)?;
+    let answer = host.run(|| exchange(server, &question, transport, limit))?;
+    let answer = answer.with_context(|| format!("{}: asking {server} for {name} {kind}", host.name()))?;
+    Ok(Message::from_vec(&answer)?)
+}
+
+/// Sends these bytes as one datagram, from `host`, and returns the answer's bytes.
+pub fn exchange_datagram(host: &Host, server: SocketAddr, datagram: &[u8], limit: Duration) -> Result<Vec<u8>> {
+    host.run(|| exchange(server, datagram, Transport::Udp, limit))?
+}
+
+fn question(name: &str, kind: RecordType, transport: Transport) -> Result<Vec<u8>> {
+    let identifier = u16::from_be_bytes([std::process::id() as u8, kind.into_low_byte()]);
+    let mut message = Message::new(identifier, MessageType::Query, OpCode::Query);
+    message.metadata.recursion_desired = true;
+    message.add_query(Query::query(Name::from_str(name)?, kind));
+    if transport == Transport::UdpWithEdns {
+        let mut edns = Edns::new();
+        edns.set_max_payload(PAYLOAD);
+        message.set_edns(edns);
+    }
+    Ok(message.to_vec()?)
+}
+
+trait LowByte {
+    fn into_low_byte(self) -> u8;
+}
+
+impl LowByte for RecordType {
+    fn into_low_byte(self) -> u8 {
+        u16::from(self).to_be_bytes()[1]
+    }
+}
+
+fn exchange(server: SocketAddr, question: &[u8], transport: Transport, limit: Duration) -> Result<Vec<u8>> {
+    if transport == Transport::Tcp {
+        let mut stream = TcpStream::connect_timeout(&server, limit)?;
+        stream.set_read_timeout(Some(limit))?;
+        stream.set_write_timeout(Some(limit))?;
+        // RFC 1035 section 4.2.2: a length of two bytes goes before each message.
+        let mut framed = u16::try_from(question.len())?.to_be_bytes().to_vec();
+        framed.extend_from_slice(question);
+        stream.write_all(&framed)?;
+        let mut length = [0; 2];
+        stream.read_exact(&mut length)?;
+        let mut answer = vec![0; u16::from_be_bytes(length).into()];
+        stream.read_exact(&mut answer)?;
+        return Ok(answer);
+    }
+    let from: SocketAddr =
+        if server.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+    let socket = UdpSocket::bind(from)?;
+    socket.connect(server)?;
+    socket.set_read_timeout(Some(limit))?;
+    socket.send(question)?;
+    let mut answer = vec![0; u16::MAX.into()];
+    let length = socket.recv(&mut answer)?;
+    ensure!(answer[..length].get(..2) == question.get(..2), "the answer has another question's number");
+    answer.truncate(length);
+    Ok(answer)
+}

@@ -1,0 +1,157 @@
+//! A download that shows how long a flow was silent.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use socket2::{Protocol, Type};
+
+use crate::host::Host;
+
+/// Often enough that a silence is measured to a few milliseconds, seldom enough for fifty streams on one core.
+const SEND_EVERY: Duration = Duration::from_millis(5);
+/// A client that reads nothing for so long is let go.
+const SERVER_PATIENCE: Duration = Duration::from_secs(60);
+const MOST_CONNECTIONS: usize = 256;
+
+/// Sends 64 bytes every 5 ms to everyone who connects, until the process ends.
+pub fn serve(port: u16) -> io::Result<()> {
+    let listener = TcpListener::from(super::both_families(Type::STREAM, Protocol::TCP, port)?);
+    println!("{} {port}", super::LISTENING);
+    let open = Arc::new(AtomicUsize::new(0));
+    for stream in listener.incoming() {
+        let Ok(mut stream) = stream else { continue };
+        if open.fetch_add(1, Ordering::Relaxed) >= MOST_CONNECTIONS {
+            open.fetch_sub(1, Ordering::Relaxed);
+            continue;
+        }
+        let open = open.clone();
+        std::thread::spawn(move || {
+            let _ = stream.set_nodelay(true);
+            let _ = stream.set_write_timeout(Some(SERVER_PATIENCE));
+            while stream.write_all(&[b'.'; 64]).is_ok() {
+                std::thread::sleep(SEND_EVERY);
+            }
+            open.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+    Ok(())
+}
+
+/// A running download. Dropping it ends it.
+#[derive(Debug)]
+pub struct Download {
+    seen: Arc<Mutex<Seen>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<Result<()>>>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    bytes: u64,
+    last: Instant,
+    longest_silence: Duration,
+    ended: Option<String>,
+}
+
+/// What a download was like.
+#[derive(Clone, Debug)]
+pub struct Flow {
+    pub bytes: u64,
+    /// The longest time between two arrivals, the time since the last one included.
+    pub longest_silence: Duration,
+    /// Why the connection ended, if it did.
+    pub ended: Option<String>,
+}
+
+impl Download {
+    /// Connects from `host` within `limit` and downloads until stopped.
+    pub fn start(host: &Host, target: SocketAddr, limit: Duration) -> Result<Self> {
+        let stream = host.run(|| TcpStream::connect_timeout(&target, limit))?;
+        let stream = stream.with_context(|| format!("{}: connecting to {target}", host.name()))?;
+        // Only so that the thread looks at `stop` now and then; a silence may be longer.
+        stream.set_read_timeout(Some(Duration::from_millis(50)))?;
+        let seen = Seen { bytes: 0, last: Instant::now(), longest_silence: Duration::ZERO, ended: None };
+        let (seen, stop) = (Arc::new(Mutex::new(seen)), Arc::new(AtomicBool::new(false)));
+        let (shared, stopped) = (seen.clone(), stop.clone());
+        let thread = host.namespace().spawn(move || receive(stream, &shared, &stopped))?;
+        Ok(Self { seen, stop, thread: Some(thread) })
+    }
+
+    /// What was seen up to now.
+    pub fn so_far(&self) -> Flow {
+        let seen = lock(&self.seen);
+        let longest_silence = seen.longest_silence.max(seen.last.elapsed());
+        Flow { bytes: seen.bytes, longest_silence, ended: seen.ended.clone() }
+    }
+
+    /// Forgets the silences so far, so that the next one stands alone.
+    pub fn start_measuring(&self) {
+        let mut seen = lock(&self.seen);
+        seen.longest_silence = Duration::ZERO;
+        seen.last = Instant::now();
+    }
+
+    /// Waits until at least one more byte has come.
+    pub fn wait_for_more(&self, limit: Duration) -> Result<()> {
+        let before = self.so_far().bytes;
+        let deadline = Instant::now() + limit;
+        while self.so_far().bytes == before {
+            let flow = self.so_far();
+            ensure!(flow.ended.is_none(), "the download ended: {}", flow.ended.unwrap_or_default());
+            ensure!(Instant::now() < deadline, "the download is silent for {:?}", flow.longest_silence);
+            std::thread::sleep(SEND_EVERY);
+        }
+        Ok(())
+    }
+
+    /// Ends the download and says what it was like.
+    pub fn stop(mut self) -> Flow {
+        let flow = self.so_far();
+        self.end();
+        flow
+    }
+
+    fn end(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // It has nothing more to tell than what `seen` has.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Download {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn receive(mut stream: TcpStream, seen: &Mutex<Seen>, stop: &AtomicBool) {
+    let mut buffer = [0; 4096];
+    while !stop.load(Ordering::Relaxed) {
+        let ended = match stream.read(&mut buffer) {
+            Ok(0) => Some("closed by the other side".to_owned()),
+            Ok(length) => {
+                let mut seen = lock(seen);
+                seen.longest_silence = seen.longest_silence.max(seen.last.elapsed());
+                seen.last = Instant::now();
+                seen.bytes += length as u64;
+                None
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => None,
+            Err(error) => Some(error.to_string()),
+        };
+        if ended.is_some() {
+            lock(seen).ended = ended;
+            return;
+        }
+    }
+}
+
+fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
+    seen.lock().unwrap_or_else(PoisonError::into_inner)
+}
