@@ -1,0 +1,25 @@
+# Every command of the day, a line each. None of them needs root, Docker or a cluster.
+CARGO ?= cargo
+
+.PHONY: help demo test lint doctor bench fmt crds
+help: ## say what there is
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
+
+demo: ## three clusters on this machine, joined; HOLD=1 keeps them up
+	$(CARGO) build --locked --quiet -p netns-tests --bin demo && $(CARGO) run --locked --quiet -p netns-tests --bin demo -- $(if $(HOLD),--hold)
+
+test: ## every test; says what this machine lacks first
+	$(CARGO) run --locked --quiet -p netns-tests --bin doctor -- --for-tests
+	$(CARGO) test --locked --workspace
+
+lint: ## formatting, clippy, documents, licences
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
+	$(CARGO) test --locked --quiet -p house
+
+doctor: ## what this machine allows
+	$(CARGO) run --locked --quiet -p netns-tests --bin doctor
+
+fmt: ## format everything
+	$(CARGO) fmt --all

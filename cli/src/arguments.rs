@@ -1,0 +1,250 @@
+//! Every command and flag, once. What was typed; the commands themselves say what it means.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::output::Format;
+
+/// Joins Kubernetes clusters: tunnels, names and services between them.
+#[derive(Debug, Parser)]
+#[command(name = "tombolo", version, propagate_version = true, max_term_width = 100)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub place: Place,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Where the parts of this host are found.
+#[derive(Clone, Debug, Args)]
+pub struct Place {
+    /// Folder of the sockets by which the parts on this host are asked.
+    #[arg(long, global = true, env = "TOMBOLO_RUN_DIR", default_value = "/run/tombolo", value_name = "DIR")]
+    pub run_dir: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run every part on this host over a folder of manifests.
+    Run(RunArguments),
+    /// Run the gateway: tunnels to the other clusters.
+    Gateway(GatewayArguments),
+    /// Run the node agent: routes, filters and clusterset IPs of this host.
+    Node(NodeArguments),
+    /// Run the controller: exports, sync, imports.
+    Controller(ControllerArguments),
+    /// Run the DNS server of clusterset.local.
+    Dns(DnsArguments),
+
+    /// Show this cluster, its parts and its peers.
+    Status(Shown),
+    /// Show the peers, or print what another cluster needs to know of this one.
+    Peers {
+        #[command(subcommand)]
+        action: Option<PeersCommand>,
+        #[command(flatten)]
+        shown: Shown,
+    },
+    /// Show the services of the clusterset and who answers for each.
+    Services(Shown),
+    /// Say why: who answers for a service, what a name resolves to, how packets reach a peer.
+    Explain {
+        #[command(subcommand)]
+        what: Explain,
+    },
+    /// Send a real packet to a peer's gateway and wait for its answer.
+    Ping {
+        /// The peer's cluster id.
+        peer: String,
+        #[command(flatten)]
+        shown: Shown,
+    },
+    /// Show what changed: transitions, oldest first.
+    Events {
+        /// How far back: `90s`, `15m`, `1h`, `2d`.
+        #[arg(long, default_value = "1h", value_parser = crate::duration::parse)]
+        since: std::time::Duration,
+        #[command(flatten)]
+        shown: Shown,
+    },
+    /// Show what was refused, by name, with addresses and ports.
+    Refusals(Shown),
+    /// Remove everything Tombolo made in this host's kernel, and restore the settings it changed.
+    Cleanup {
+        /// Say what would be removed, and remove nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// Where the node agent keeps its state.
+        #[arg(long, env = "TOMBOLO_STATE", default_value = "/var/lib/tombolo", value_name = "DIR")]
+        state: PathBuf,
+    },
+    /// Print the CustomResourceDefinitions of all kinds.
+    Crds,
+    /// Print a completion script for a shell.
+    Completion { shell: clap_complete::Shell },
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Shown {
+    /// How to print the answer.
+    #[arg(short = 'o', long = "output", value_enum, default_value_t, value_name = "FORMAT")]
+    pub format: Format,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PeersCommand {
+    /// Print the ClusterPeer manifest by which another cluster gets to know this one.
+    Export,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Explain {
+    /// Who answers for a service now, with what share, and why the others do not.
+    Service {
+        /// As `namespace/name`.
+        service: String,
+        #[command(flatten)]
+        shown: Shown,
+    },
+    /// What a name answers, and from which objects.
+    Dns {
+        /// A name of the clusterset: `web.shop.svc.clusterset.local`.
+        name: String,
+        /// A, AAAA, SRV or TXT.
+        #[arg(long = "type", default_value = "A", value_name = "TYPE")]
+        record_type: String,
+        #[command(flatten)]
+        shown: Shown,
+    },
+    /// How packets reach a peer: session, probes, routes.
+    Path {
+        /// The peer's cluster id.
+        peer: String,
+        #[command(flatten)]
+        shown: Shown,
+    },
+}
+
+/// What every part has.
+#[derive(Clone, Debug, Args)]
+pub struct PartArguments {
+    /// Folder for what must survive a restart.
+    #[arg(long, env = "TOMBOLO_STATE", default_value = "/var/lib/tombolo", value_name = "DIR")]
+    pub state: PathBuf,
+    /// Serve /metrics, /healthz and /readyz on this address too; the socket in the run folder always has them.
+    #[arg(long, env = "TOMBOLO_METRICS", value_name = "ADDRESS")]
+    pub metrics: Option<SocketAddr>,
+    /// Log lines as JSON.
+    #[arg(long, env = "TOMBOLO_LOG_JSON")]
+    pub log_json: bool,
+}
+
+/// How an agent finds its controller.
+#[derive(Clone, Debug, Args)]
+pub struct AgentArguments {
+    /// A controller of this cluster: `host:port`, or `unix:PATH`. May be given several times.
+    #[arg(
+        long = "controller",
+        env = "TOMBOLO_CONTROLLER",
+        value_name = "ADDRESS",
+        required = true,
+        value_delimiter = ','
+    )]
+    pub controllers: Vec<String>,
+    /// The enrolment file: `agents.key` out of the controller's state folder.
+    #[arg(long, env = "TOMBOLO_ENROLMENT", value_name = "FILE")]
+    pub enrolment: PathBuf,
+    /// This host's name in the cluster; the kernel's host name where absent.
+    #[arg(long = "name", env = "TOMBOLO_NODE", value_name = "NAME")]
+    pub node: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct ControllerArguments {
+    #[command(flatten)]
+    pub part: PartArguments,
+    /// Folder of manifests. It is read, never written.
+    #[arg(long, env = "TOMBOLO_MANIFESTS", value_name = "DIR")]
+    pub manifests: PathBuf,
+    /// Where agents and gateways reach the controller.
+    #[arg(long, env = "TOMBOLO_LISTEN", default_value = "[::]:7443", value_name = "ADDRESS")]
+    pub listen: SocketAddr,
+}
+
+#[derive(Debug, Args)]
+pub struct GatewayArguments {
+    #[command(flatten)]
+    pub part: PartArguments,
+    #[command(flatten)]
+    pub agent: AgentArguments,
+    /// This host's addresses inside the cluster, one a family; found by the route to the controller where absent.
+    #[arg(long = "address", value_name = "ADDRESS")]
+    pub addresses: Vec<std::net::IpAddr>,
+    /// Addresses peers dial, tried in order; this host's own where absent.
+    #[arg(long = "external-address", value_name = "ADDRESS")]
+    pub external_addresses: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct NodeArguments {
+    #[command(flatten)]
+    pub part: PartArguments,
+    #[command(flatten)]
+    pub agent: AgentArguments,
+    /// This host's addresses inside the cluster, one a family; found by the route to the controller where absent.
+    #[arg(long = "address", value_name = "ADDRESS")]
+    pub addresses: Vec<std::net::IpAddr>,
+    /// Prefixes of the pods on this host.
+    #[arg(long = "pod-prefix", value_name = "PREFIX")]
+    pub pod_prefixes: Vec<api::Prefix>,
+}
+
+#[derive(Debug, Args)]
+pub struct DnsArguments {
+    #[command(flatten)]
+    pub part: PartArguments,
+    #[command(flatten)]
+    pub agent: AgentArguments,
+    /// Where to answer queries, UDP and TCP. May be given several times.
+    #[arg(long, env = "TOMBOLO_DNS_LISTEN", default_values_t = [SocketAddr::from(([0u16; 8], 53))], value_name = "ADDRESS")]
+    pub listen: Vec<SocketAddr>,
+}
+
+#[derive(Debug, Args)]
+pub struct RunArguments {
+    #[command(flatten)]
+    pub part: PartArguments,
+    /// Folder of manifests. It is read, never written.
+    #[arg(long, env = "TOMBOLO_MANIFESTS", value_name = "DIR")]
+    pub manifests: PathBuf,
+    /// Where agents of other hosts reach the controller.
+    #[arg(long, env = "TOMBOLO_LISTEN", default_value = "[::]:7443", value_name = "ADDRESS")]
+    pub listen: SocketAddr,
+    /// Where to answer DNS queries, UDP and TCP. May be given several times.
+    #[arg(long, env = "TOMBOLO_DNS_LISTEN", default_values_t = [SocketAddr::from(([0u16; 8], 53))], value_name = "ADDRESS")]
+    pub dns_listen: Vec<SocketAddr>,
+    /// This host's name in the cluster; the kernel's host name where absent.
+    #[arg(long = "name", env = "TOMBOLO_NODE", value_name = "NAME")]
+    pub node: Option<String>,
+    /// This host's addresses inside the cluster, one a family.
+    #[arg(long = "address", value_name = "ADDRESS")]
+    pub addresses: Vec<std::net::IpAddr>,
+    /// Prefixes of the pods on this host.
+    #[arg(long = "pod-prefix", value_name = "PREFIX")]
+    pub pod_prefixes: Vec<api::Prefix>,
+    /// Addresses peers dial, tried in order; this host's own where absent.
+    #[arg(long = "external-address", value_name = "ADDRESS")]
+    pub external_addresses: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn every_command_and_flag_is_declared_without_contradiction() {
+        super::Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,113 @@
+//! Asks running parts: the other end of [`serve`](crate::serve).
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::Request;
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::UnixStream;
+
+/// A part on this host answers at once, or it is stuck.
+const LIMIT: Duration = Duration::from_secs(5);
+/// The largest answer that is read: 10,000 services with reasons fit.
+const LARGEST_ANSWER: usize = 64 << 20;
+
+/// The parts, as their sockets are named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    Controller,
+    Gateway,
+    Node,
+    Dns,
+}
+
+impl Part {
+    pub const ALL: [Self; 4] = [Self::Controller, Self::Gateway, Self::Node, Self::Dns];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Controller => "controller",
+            Self::Gateway => "gateway",
+            Self::Node => "node",
+            Self::Dns => "dns",
+        }
+    }
+
+    pub fn socket(self, run_dir: &Path) -> PathBuf {
+        run_dir.join(format!("{}.sock", self.name()))
+    }
+}
+
+/// What asking a part gave.
+#[derive(Debug)]
+pub enum Answer {
+    /// Its answer as JSON.
+    Known(Value),
+    /// No such part runs on this host: there is no socket.
+    NotHere,
+    /// The part is there but did not answer; the reason in words.
+    Silent(String),
+}
+
+impl Answer {
+    pub fn known(self) -> Option<Value> {
+        match self {
+            Self::Known(value) => Some(value),
+            Self::NotHere | Self::Silent(_) => None,
+        }
+    }
+}
+
+/// Puts `question` to `part`.
+pub async fn ask(run_dir: &Path, part: Part, question: &str) -> Answer {
+    let socket = part.socket(run_dir);
+    if !socket.exists() {
+        return Answer::NotHere;
+    }
+    let path = format!("/ask/{question}");
+    match tokio::time::timeout(LIMIT, get(&socket, &path)).await {
+        Ok(Ok((200, body))) => match serde_json::from_str(&body) {
+            Ok(value) => Answer::Known(value),
+            Err(error) => Answer::Silent(format!("its answer cannot be read: {error}")),
+        },
+        Ok(Ok((_, body))) => Answer::Silent(body.trim().to_owned()),
+        Ok(Err(error)) => Answer::Silent(format!("{error:#}")),
+        Err(_) => Answer::Silent(format!("no answer within {} s", LIMIT.as_secs())),
+    }
+}
+
+/// Whether `part` says it is ready; what it awaits otherwise. `None` when it does not run on this host.
+pub async fn readiness(run_dir: &Path, part: Part) -> Option<Result<(), String>> {
+    let socket = part.socket(run_dir);
+    if !socket.exists() {
+        return None;
+    }
+    Some(match tokio::time::timeout(LIMIT, get(&socket, "/readyz")).await {
+        Ok(Ok((200, _))) => Ok(()),
+        Ok(Ok((_, body))) => Err(body.trim().to_owned()),
+        Ok(Err(error)) => Err(format!("{error:#}")),
+        Err(_) => Err(format!("no answer within {} s", LIMIT.as_secs())),
+    })
+}
+
+/// One GET over a unix socket: status and body.
+async fn get(socket: &Path, path: &str) -> anyhow::Result<(u16, String)> {
+    let stream = UnixStream::connect(socket)
+        .await
+        .with_context(|| format!("{} does not answer: is the part running, and are you its user?", socket.display()))?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let driver = tokio::spawn(connection);
+    let request = Request::get(path).header("host", "tombolo").body(Empty::<Bytes>::new())?;
+    let response = sender.send_request(request).await?;
+    let status = response.status().as_u16();
+    let body = match Limited::new(response.into_body(), LARGEST_ANSWER).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) => bail!("the answer broke off: {error}"),
+    };
+    driver.abort();
+    Ok((status, String::from_utf8_lossy(&body).into_owned()))
+}

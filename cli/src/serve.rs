@@ -1,0 +1,156 @@
+//! Serves a part's [`Surface`] over HTTP: `/healthz`, `/readyz`, `/metrics`, and the operator's questions below `/ask/`.
+//!
+//! Questions are answered on a unix socket in the run folder alone, which only the part's own user may open. Metrics
+//! and health may be served on a TCP port as well, where one is asked for.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use api::surface::Surface;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+
+/// Connections served at once on each listener: an operator and a scraper need a handful.
+const CONNECTIONS: usize = 32;
+/// A client gets this long to send its request's head.
+const HEAD_LIMIT: Duration = Duration::from_secs(5);
+
+/// Which requests a listener answers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Audience {
+    /// The part's own user, by way of the socket.
+    Operator,
+    /// Whoever reaches the TCP port.
+    Scraper,
+}
+
+/// Listens on `socket` and serves until the task is dropped. A socket left by a dead process is replaced; one that
+/// still answers belongs to a running part and is refused.
+pub async fn on_socket(socket: &Path, surface: Arc<dyn Surface>) -> anyhow::Result<tokio::task::JoinHandle<()>> {
+    if let Some(folder) = socket.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make the run folder {}", folder.display()))?;
+    }
+    if socket.exists() {
+        anyhow::ensure!(
+            UnixStream::connect(socket).await.is_err(),
+            "{} is served by a running part: stop it first, or give this one another --run-dir",
+            socket.display()
+        );
+        std::fs::remove_file(socket).with_context(|| format!("cannot replace {}", socket.display()))?;
+    }
+    let listener = UnixListener::bind(socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    Ok(tokio::spawn(async move {
+        loop {
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let surface = Arc::clone(&surface);
+                    tokio::spawn(async move {
+                        converse(stream, surface, Audience::Operator).await;
+                        drop(place);
+                    });
+                }
+                Err(error) => wait_after(&error).await,
+            }
+        }
+    }))
+}
+
+/// Serves health and metrics on a TCP port.
+pub async fn on_port(address: SocketAddr, surface: Arc<dyn Surface>) -> anyhow::Result<tokio::task::JoinHandle<()>> {
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot serve metrics on {address}: is it in use?"))?;
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    Ok(tokio::spawn(async move {
+        loop {
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let surface = Arc::clone(&surface);
+                    tokio::spawn(async move {
+                        converse(stream, surface, Audience::Scraper).await;
+                        drop(place);
+                    });
+                }
+                Err(error) => wait_after(&error).await,
+            }
+        }
+    }))
+}
+
+/// Out of descriptors, most likely: accepting again at once would spin.
+async fn wait_after(error: &std::io::Error) {
+    tracing::warn!(%error, "cannot accept a connection for metrics or questions");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+}
+
+async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin + Send, surface: Arc<dyn Surface>, audience: Audience) {
+    let service = service_fn(|request: Request<Incoming>| {
+        let response = respond(&request, surface.as_ref(), audience);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_LIMIT)
+        .serve_connection(TokioIo::new(stream), service);
+    // A client that goes away in the middle is its own business.
+    let _ = connection.await;
+}
+
+fn respond(request: &Request<Incoming>, surface: &dyn Surface, audience: Audience) -> Response<Full<Bytes>> {
+    let path = request.uri().path();
+    match path {
+        "/healthz" => plain(StatusCode::OK, "ok\n"),
+        "/readyz" => {
+            let readiness = surface.readiness();
+            if readiness.is_ready() {
+                plain(StatusCode::OK, "ready\n")
+            } else {
+                plain(StatusCode::SERVICE_UNAVAILABLE, &format!("awaiting {}\n", readiness.awaiting.join(", ")))
+            }
+        }
+        "/metrics" => {
+            let mut response = plain(StatusCode::OK, &surface.metrics());
+            response.headers_mut().insert(
+                hyper::header::CONTENT_TYPE,
+                hyper::header::HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8"),
+            );
+            response
+        }
+        _ => match (audience, path.strip_prefix("/ask/")) {
+            (Audience::Operator, Some(question)) => {
+                let question = match request.uri().query() {
+                    Some(query) => format!("{question}?{query}"),
+                    None => question.to_owned(),
+                };
+                match surface.answer(&question) {
+                    Some(answer) => plain(StatusCode::OK, &answer.to_string()),
+                    None => plain(StatusCode::NOT_FOUND, "this part does not know that question\n"),
+                }
+            }
+            _ => plain(StatusCode::NOT_FOUND, "there are /healthz, /readyz and /metrics\n"),
+        },
+    }
+}
+
+fn plain(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::copy_from_slice(text.as_bytes())));
+    *response.status_mut() = status;
+    response
+}
