@@ -28,6 +28,8 @@ pub enum PathReason {
     NoHandshakeYet,
     /// No authenticated packet for longer than the limit.
     SilentPeer,
+    /// The peer is heard and says that it does not hear us.
+    PeerDoesNotHearUs,
     /// The peer's record says it is draining.
     PeerDraining,
     /// The operator drained or blocked the peer here.

@@ -1,0 +1,398 @@
+//! [`Path`]: the life of one link as a state machine: probed, up, late, down, up again.
+//!
+//! The budget is 400 ms from the last packet to [`PathState::Down`], so that a TCP flow on another link goes on within a
+//! second (its second retransmission comes at about 0.6 s). It is spent so: one probe interval of 100 ms, 80 ms until its
+//! answer is late, then probes every 20 ms until ten are unanswered.
+
+use core::fmt;
+use core::net::SocketAddr;
+use core::time::Duration;
+
+use api::health::{PathReason, Reachability};
+use api::time::Instant;
+
+use crate::endpoints::Endpoints;
+use crate::probe::{Probe, ProbeKind};
+use crate::probe_log::ProbeLog;
+
+/// Between probes while all is well.
+pub const PROBE_EVERY: Duration = Duration::from_millis(100);
+/// Between probes while an answer is late, and while a path comes back: ten of them fit what is left of the budget.
+pub const PROBE_FAST: Duration = Duration::from_millis(20);
+/// The shortest silence that means anything, on paths of up to 100 ms.
+pub const SILENCE: Duration = Duration::from_millis(400);
+/// Fewer unanswered probes prove nothing, however long it has been: this machine may have been asleep.
+pub const UNANSWERED: u32 = 10;
+/// Unanswered probes before a handshake is tried; a single loss is no reason to agree on new keys.
+const UNANSWERED_FOR_HANDSHAKE: u32 = 3;
+/// Handshakes are asked for at most this often.
+pub const INITIATE_EVERY: Duration = Duration::from_secs(1);
+/// Answers in a row before a path that was down is up again: a path that flaps is worse than one that is away.
+const RECOVERY_ANSWERS: u32 = 3;
+/// How long one says "I hear you" after hearing: two intervals and some, less than what the other needs to conclude.
+const HEARS_FOR: Duration = Duration::from_millis(250);
+/// When a WireGuard session must be replaced, and when it is dead (whitepaper, 6.1): what counts for other programs.
+const REKEY_AFTER: Duration = Duration::from_secs(120);
+const REJECT_AFTER: Duration = Duration::from_secs(180);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PathState {
+    /// Nothing was measured yet. Not down, and never healthy.
+    Unknown,
+    Up,
+    Down,
+}
+
+/// Why a path is in its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// No session yet, or no probe answered yet.
+    NoHandshakeYet,
+    Answering,
+    SilentPeer,
+    /// We hear the peer, it does not hear us.
+    PeerDoesNotHearUs,
+    /// The other end is another WireGuard program: a handshake is all one can see.
+    HandshakeAgreed,
+    HandshakeExpired,
+}
+
+impl Cause {
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::NoHandshakeYet => {
+                "no handshake was answered yet; check the endpoint, the keys, and that UDP gets through"
+            }
+            Self::Answering => "probes are answered",
+            Self::SilentPeer => "nothing authentic came for too long; check the peer's gateway and the network between",
+            Self::PeerDoesNotHearUs => "the peer is heard but does not hear us; check what drops UDP in our direction",
+            Self::HandshakeAgreed => "a handshake was agreed; this peer is not one that answers probes",
+            Self::HandshakeExpired => "no handshake for three minutes; check the peer",
+        }
+    }
+
+    pub const fn reason(self) -> PathReason {
+        match self {
+            Self::NoHandshakeYet => PathReason::NoHandshakeYet,
+            Self::Answering | Self::HandshakeAgreed => PathReason::Answering,
+            Self::SilentPeer | Self::HandshakeExpired => PathReason::SilentPeer,
+            Self::PeerDoesNotHearUs => PathReason::PeerDoesNotHearUs,
+        }
+    }
+}
+
+impl From<PathState> for Reachability {
+    fn from(state: PathState) -> Self {
+        match state {
+            PathState::Unknown => Self::Unknown,
+            PathState::Up => Self::Up,
+            PathState::Down => Self::Down,
+        }
+    }
+}
+
+impl fmt::Display for PathState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Unknown => "Unknown",
+            Self::Up => "Up",
+            Self::Down => "Down",
+        })
+    }
+}
+
+/// What an operator sees of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathStatus {
+    pub state: PathState,
+    pub cause: Cause,
+    /// When this state began.
+    pub since: Instant,
+    pub endpoint: Option<SocketAddr>,
+    /// Smoothed (RFC 6298, 2.3), and of the latest answer.
+    pub round_trip: Option<Duration>,
+    pub last_round_trip: Option<Duration>,
+    /// Lost probes of the last 64, in thousandths.
+    pub loss_permille: u16,
+    /// When anything authentic last came.
+    pub last_heard: Option<Instant>,
+    pub peer_draining: bool,
+    pub mtu: u16,
+}
+
+/// What the session says of itself, for one decision.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SessionView {
+    pub(crate) established: bool,
+    pub(crate) last_handshake: Option<Instant>,
+}
+
+/// What is to be done for a path now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Work {
+    /// Send a probe request with this sequence number.
+    pub(crate) probe: Option<u64>,
+    pub(crate) initiate: Option<SocketAddr>,
+    pub(crate) changed: Option<(PathState, PathState, Cause)>,
+}
+
+/// What the other gateway last said of itself.
+#[derive(Clone, Copy, Debug)]
+struct PeerSays {
+    at: Instant,
+    incarnation: u64,
+    draining: bool,
+    saw_draining: bool,
+    hears_us: bool,
+}
+
+/// News from a probe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ProbeNews {
+    pub(crate) restarted: bool,
+    pub(crate) draining: Option<bool>,
+    pub(crate) changed: Option<(PathState, PathState, Cause)>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Path {
+    /// False for another WireGuard program.
+    probed: bool,
+    state: PathState,
+    cause: Cause,
+    since: Instant,
+    pub(crate) endpoints: Endpoints,
+    log: ProbeLog,
+    next_probe: Instant,
+    heard: Option<Instant>,
+    answered: Option<Instant>,
+    /// Requests sent since anything was heard, and since one was answered.
+    unheard: u32,
+    unanswered: u32,
+    answers_in_a_row: u32,
+    initiated: Option<Instant>,
+    established: bool,
+    peer: Option<PeerSays>,
+}
+
+impl Path {
+    pub(crate) fn new(probed: bool, now: Instant) -> Self {
+        Self {
+            probed,
+            state: PathState::Unknown,
+            cause: Cause::NoHandshakeYet,
+            since: now,
+            endpoints: Endpoints::default(),
+            log: ProbeLog::default(),
+            next_probe: now,
+            heard: None,
+            answered: None,
+            unheard: 0,
+            unanswered: 0,
+            answers_in_a_row: 0,
+            initiated: None,
+            established: false,
+            peer: None,
+        }
+    }
+
+    /// Decides what is due.
+    pub(crate) fn poll(&mut self, session: SessionView, now: Instant) -> Work {
+        if session.established && !self.established {
+            self.next_probe = now;
+        }
+        self.established = session.established;
+        let mut work = Work::default();
+        if self.probed {
+            work.changed = self.notice_silence(now);
+            if session.established && now >= self.probe_due() {
+                work.probe = Some(self.send_probe(now));
+            }
+        } else {
+            work.changed = self.watch_handshakes(session, now);
+        }
+        if self.wants_handshake(session, now) && self.initiated.is_none_or(|at| now.since(at) >= INITIATE_EVERY) {
+            work.initiate = self.endpoints.next_attempt();
+            if work.initiate.is_some() {
+                self.initiated = Some(now);
+            }
+        }
+        work
+    }
+
+    /// When [`poll`](Self::poll) has something to do, timers of the session aside. `None` while only the peer can act.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        if self.established {
+            return self.probed.then(|| self.probe_due());
+        }
+        self.endpoints.current()?;
+        Some(self.initiated.map_or(self.since, |at| at + INITIATE_EVERY))
+    }
+
+    pub(crate) fn is_established(&self) -> bool {
+        self.established
+    }
+
+    /// Something authentic came. Gives the endpoint it came from before, if that changed.
+    pub(crate) fn hear(&mut self, from: SocketAddr, at: Instant) -> Option<Option<SocketAddr>> {
+        self.heard = self.heard.max(Some(at));
+        self.unheard = 0;
+        self.endpoints.heard(from)
+    }
+
+    /// Takes a probe of the peer's.
+    pub(crate) fn take_probe(&mut self, probe: &Probe, at: Instant) -> ProbeNews {
+        let mut news = ProbeNews::default();
+        if let Some(known) = &self.peer {
+            news.restarted = known.incarnation != probe.incarnation;
+            news.draining = (known.draining != probe.draining).then_some(probe.draining);
+        } else if probe.draining {
+            news.draining = Some(true);
+        }
+        self.peer = Some(PeerSays {
+            at,
+            incarnation: probe.incarnation,
+            draining: probe.draining,
+            saw_draining: probe.saw_draining,
+            hears_us: probe.hears_you,
+        });
+        if probe.kind == ProbeKind::Reply && self.log.answer(probe.sequence, Duration::from_micros(probe.held), at) {
+            self.answered = self.answered.max(Some(at));
+            self.unanswered = 0;
+            self.answers_in_a_row = self.answers_in_a_row.saturating_add(1);
+            let enough = self.state != PathState::Down || self.answers_in_a_row >= RECOVERY_ANSWERS;
+            if self.state != PathState::Up && enough {
+                news.changed = Some(self.change(PathState::Up, Cause::Answering, at));
+            } else if self.state == PathState::Down {
+                self.next_probe = self.next_probe.min(at + PROBE_FAST);
+            }
+        }
+        news
+    }
+
+    /// Asks for a probe at once, to carry news to the peer.
+    pub(crate) fn hurry(&mut self, now: Instant) {
+        self.next_probe = now;
+    }
+
+    /// Whether we may say in a probe that we hear the peer.
+    pub(crate) fn hears_peer(&self, now: Instant) -> bool {
+        self.heard.is_some_and(|at| now.since(at) < HEARS_FOR)
+    }
+
+    pub(crate) fn peer_draining(&self) -> bool {
+        self.peer.is_some_and(|peer| peer.draining)
+    }
+
+    /// Whether the peer said that it knows we are going away.
+    pub(crate) fn peer_saw_draining(&self) -> bool {
+        self.peer.is_some_and(|peer| peer.saw_draining)
+    }
+
+    pub(crate) fn state(&self) -> PathState {
+        self.state
+    }
+
+    pub(crate) fn status(&self, mtu: u16, now: Instant) -> PathStatus {
+        PathStatus {
+            state: self.state,
+            cause: self.cause,
+            since: self.since,
+            endpoint: self.endpoints.current(),
+            round_trip: self.log.smoothed(),
+            last_round_trip: self.log.last(),
+            loss_permille: self.log.loss_permille(now, self.patience()),
+            last_heard: self.heard,
+            peer_draining: self.peer_draining(),
+            mtu,
+        }
+    }
+
+    /// How long an answer may take before it is late: half as long again as usual, at least 80 ms more. That is above
+    /// what a busy two-core machine makes a thread wait, and leaves the budget whole.
+    fn patience(&self) -> Duration {
+        let usual = self.log.smoothed().unwrap_or_default();
+        usual + (usual / 2).max(Duration::from_millis(80))
+    }
+
+    /// How long silence must last. Beyond 100 ms of round trip the budget cannot be kept: an answer to a fast probe
+    /// could not be back yet.
+    fn silence(&self) -> Duration {
+        let usual = self.log.smoothed().unwrap_or_default();
+        SILENCE.max(Duration::from_millis(300) + usual)
+    }
+
+    fn late_at(&self) -> Option<Instant> {
+        self.log.oldest_unanswered().map(|sent| sent + self.patience())
+    }
+
+    fn probe_due(&self) -> Instant {
+        match (self.late_at(), self.log.last_sent()) {
+            (Some(late), Some(sent)) if self.hurries_when_late() => self.next_probe.min(late.max(sent + PROBE_FAST)),
+            _ => self.next_probe,
+        }
+    }
+
+    /// Not when the verdict is in, and not for ever with a peer that is heard but never answers.
+    fn hurries_when_late(&self) -> bool {
+        self.state != PathState::Down && self.unanswered < 2 * UNANSWERED
+    }
+
+    fn send_probe(&mut self, now: Instant) -> u64 {
+        let late = self.late_at().is_some_and(|late| now >= late);
+        if late {
+            self.answers_in_a_row = 0;
+        }
+        let recovering = self.state == PathState::Down && self.answers_in_a_row > 0;
+        let fast = recovering || (late && self.hurries_when_late());
+        self.next_probe = now + if fast { PROBE_FAST } else { PROBE_EVERY };
+        self.unheard = self.unheard.saturating_add(1);
+        self.unanswered = self.unanswered.saturating_add(1);
+        self.log.send(now)
+    }
+
+    fn notice_silence(&mut self, now: Instant) -> Option<(PathState, PathState, Cause)> {
+        if self.state == PathState::Down {
+            return None;
+        }
+        let long_ago = |at: Option<Instant>| at.is_some_and(|at| now.since(at) >= self.silence());
+        let sessionless = !self.established && self.initiated > self.heard;
+        if long_ago(self.heard) && (self.unheard >= UNANSWERED || sessionless) {
+            return Some(self.change(PathState::Down, Cause::SilentPeer, now));
+        }
+        let told = self.peer.is_some_and(|peer| !peer.hears_us && self.answered.is_some_and(|at| peer.at > at));
+        if told && long_ago(self.answered) && self.unanswered >= UNANSWERED {
+            return Some(self.change(PathState::Down, Cause::PeerDoesNotHearUs, now));
+        }
+        None
+    }
+
+    fn watch_handshakes(&mut self, session: SessionView, now: Instant) -> Option<(PathState, PathState, Cause)> {
+        let heard = session.last_handshake.max(self.heard)?;
+        match (session.established && now.since(heard) < REJECT_AFTER, self.state) {
+            (true, PathState::Unknown | PathState::Down) => {
+                Some(self.change(PathState::Up, Cause::HandshakeAgreed, now))
+            }
+            (false, PathState::Up) => Some(self.change(PathState::Down, Cause::HandshakeExpired, now)),
+            _ => None,
+        }
+    }
+
+    fn wants_handshake(&self, session: SessionView, now: Instant) -> bool {
+        if !session.established {
+            return true;
+        }
+        if self.probed {
+            return self.unanswered >= UNANSWERED_FOR_HANDSHAKE && self.late_at().is_some_and(|late| now >= late);
+        }
+        session.last_handshake.is_none_or(|at| now.since(at) >= REKEY_AFTER)
+    }
+
+    fn change(&mut self, to: PathState, cause: Cause, now: Instant) -> (PathState, PathState, Cause) {
+        let from = core::mem::replace(&mut self.state, to);
+        self.cause = cause;
+        self.since = now;
+        self.answers_in_a_row = 0;
+        (from, to, cause)
+    }
+}

@@ -1,0 +1,457 @@
+//! [`Paths`]: every link of this gateway: which exist, which are up, where their peers are, and what to say of it.
+
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::net::Ipv6Addr;
+use core::time::Duration;
+
+use api::ClusterId;
+use api::health::{HealthReport, PathReason, PeerHealth, Reachability};
+use api::time::Instant;
+
+use crate::arena::Arena;
+use crate::event::{Event, EventKind};
+use crate::inbound::Notice;
+use crate::link::{LaneNumber, Link, LinkId};
+use crate::outbound::Outgoing;
+use crate::path::{Path, PathState, PathStatus, SessionView, Work};
+use crate::probe::{PROBE_LEN, Probe, ProbeKind};
+use crate::route_table::{LinkRoute, Rank, RouteTable};
+use crate::session::{HANDSHAKE_ROOM, SEALED_OVERHEAD, SealBatch, Sealed, Session, Sessions};
+use crate::topology::{PeerLane, Standing, Topology};
+use crate::topology_check;
+
+pub use crate::topology_check::RefusedClaim;
+
+/// How often sessions look at their own timers: boringtun's resolution.
+pub const TICK: Duration = Duration::from_millis(250);
+
+/// Room that one link may need in one call: a handshake of its timers, one that is asked for, and a probe.
+pub const ROOM_PER_LINK: usize = 2 * HANDSHAKE_ROOM + PROBE_LEN + SEALED_OVERHEAD;
+
+/// Events kept until somebody takes them: an hour of a path that flaps every seven seconds.
+const EVENTS: usize = 1024;
+
+/// What a new topology means for the sessions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reconfigured {
+    /// Make a session for each.
+    pub added: Vec<Link>,
+    /// Drop these sessions.
+    pub removed: Vec<LinkId>,
+    /// What was not accepted; everything else was.
+    pub refused: Vec<RefusedClaim>,
+}
+
+/// Owned by the control thread; the only part that changes what is known.
+#[derive(Debug)]
+pub struct Paths {
+    topology: Topology,
+    links: BTreeMap<LinkId, (Link, Path)>,
+    table: Arc<RouteTable>,
+    table_is_news: bool,
+    /// What each cluster was last said to be, and since when.
+    clusters: BTreeMap<ClusterId, (Reachability, Instant)>,
+    events: VecDeque<Event>,
+    events_lost: u64,
+    incarnation: u64,
+    draining: bool,
+    next_tick: Instant,
+    /// One probe on its way to be sealed.
+    probe: Arena<Outgoing>,
+}
+
+impl Paths {
+    /// `incarnation` is a random number drawn at the start of the process.
+    pub fn new(topology: Topology, incarnation: u64, now: Instant) -> (Self, Reconfigured) {
+        let empty = Topology { ours: topology.ours.clone(), peers: Vec::new() };
+        let mut paths = Self {
+            table: Arc::new(RouteTable::new(&empty, &[])),
+            topology: empty,
+            links: BTreeMap::new(),
+            table_is_news: true,
+            clusters: BTreeMap::new(),
+            events: VecDeque::new(),
+            events_lost: 0,
+            incarnation,
+            draining: false,
+            next_tick: now,
+            probe: Arena::new(PROBE_LEN, 1),
+        };
+        let reconfigured = paths.reconfigure(topology, now);
+        (paths, reconfigured)
+    }
+
+    // In.
+
+    /// Takes a new topology. Links that are in the old one too go on undisturbed.
+    pub fn reconfigure(&mut self, topology: Topology, now: Instant) -> Reconfigured {
+        let settled = self.topology.peers.iter().map(|peer| peer.id.clone()).collect::<BTreeSet<_>>();
+        let (topology, refused) = topology_check::admissible(&topology, &settled);
+        let wanted = wanted_links(&topology);
+        let removed: Vec<LinkId> = self
+            .links
+            .iter()
+            .filter(|(_, (link, _))| !wanted.contains_key(&identity(link)))
+            .map(|(id, _)| *id)
+            .collect();
+        let known: BTreeMap<_, LinkId> = self.links.iter().map(|(id, (link, _))| (identity(link), *id)).collect();
+        let mut added = Vec::new();
+        for (key, lane) in &wanted {
+            let id = known.get(key).copied().or_else(|| {
+                let link = new_link(key, free_number(&self.links)?);
+                let probed = topology.peers.iter().any(|peer| {
+                    let is_probed = |slot| peer.gateways.iter().any(|g| g.slot == slot && g.control_address.is_some());
+                    peer.id == link.cluster && is_probed(link.slot)
+                });
+                added.push(link.clone());
+                let id = link.id;
+                self.links.insert(id, (link, Path::new(probed, now)));
+                Some(id)
+            });
+            if let Some((_, path)) = id.and_then(|id| self.links.get_mut(&id)) {
+                path.endpoints.replace(&lane.configured, &lane.learned);
+            }
+        }
+        for id in &removed {
+            self.links.remove(id);
+        }
+        self.topology = topology;
+        self.table = Arc::new(RouteTable::new(&self.topology, &self.routes()));
+        self.table_is_news = true;
+        self.clusters.retain(|id, _| self.topology.peers.iter().any(|peer| peer.id == *id));
+        self.note_clusters(now);
+        Reconfigured { added, removed, refused }
+    }
+
+    /// Takes news from a receiving thread. Answers go to `out`, which needs [`ROOM_PER_LINK`] bytes and two packets.
+    pub fn notice<S: Sessions>(&mut self, notice: Notice, lanes: &[S], out: &mut Arena<Sealed>, now: Instant) {
+        let (id, from, at) = match notice {
+            Notice::Heard { link, from, at } | Notice::Probe { link, from, at, .. } => (link, from, at),
+        };
+        let Some((link, path)) = self.links.get_mut(&id) else { return };
+        let moved = path.hear(from, at);
+        let was_established = path.is_established();
+        let news = match &notice {
+            Notice::Heard { .. } => None,
+            Notice::Probe { probe, .. } => Some(path.take_probe(probe, at)),
+        };
+        let link = link.clone();
+        if let Some(before) = moved {
+            self.table_is_news = true;
+            self.record(&link, EventKind::EndpointMoved { from: before, to: from }, at);
+        }
+        if let Some(news) = news {
+            if news.restarted {
+                self.record(&link, EventKind::PeerRestarted, at);
+            }
+            if let Some(draining) = news.draining {
+                self.table_is_news = true;
+                self.record(&link, EventKind::PeerDraining(draining), at);
+            }
+            self.note_change(&link, news.changed, at);
+        }
+        if let Notice::Probe { probe: Probe { kind: ProbeKind::Request, sequence, .. }, .. } = notice {
+            self.send_probe(&link, ProbeKind::Reply, sequence, now.since(at), lanes, out, now);
+        }
+        if !was_established {
+            self.work(id, lanes, out, now);
+        }
+    }
+
+    /// Does what is due. Each link needs [`ROOM_PER_LINK`] bytes and three packets of room in `out`; those that find
+    /// none are served by the next call, for which [`next_deadline`](Self::next_deadline) is then now.
+    pub fn poll<S: Sessions>(&mut self, lanes: &[S], out: &mut Arena<Sealed>, now: Instant) {
+        let tick = now >= self.next_tick;
+        if tick {
+            self.next_tick = now + TICK;
+        }
+        let ids: Vec<LinkId> = self.links.keys().copied().collect();
+        for id in ids {
+            if tick {
+                self.tick(id, lanes, out, now);
+            }
+            let due = self.links.get(&id).and_then(|(_, path)| path.deadline()).is_some_and(|at| at <= now);
+            if (due || tick) && out.room().len() >= ROOM_PER_LINK {
+                self.work(id, lanes, out, now);
+            }
+        }
+    }
+
+    /// Says in every probe from now on that this gateway is going away, or that it stays; the first goes out at the next
+    /// [`poll`](Self::poll).
+    pub fn set_draining(&mut self, draining: bool, now: Instant) {
+        self.draining = draining;
+        for (_, path) in self.links.values_mut() {
+            path.hurry(now);
+        }
+    }
+
+    // Out.
+
+    /// When [`poll`](Self::poll) should be called next.
+    pub fn next_deadline(&self) -> Instant {
+        let earliest = self.links.values().filter_map(|(_, path)| path.deadline()).min();
+        earliest.map_or(self.next_tick, |at| at.min(self.next_tick))
+    }
+
+    /// The table in force.
+    pub fn table(&self) -> Arc<RouteTable> {
+        Arc::clone(&self.table)
+    }
+
+    /// The table, if it changed since this was last asked.
+    pub fn take_table_change(&mut self) -> Option<Arc<RouteTable>> {
+        if !core::mem::take(&mut self.table_is_news) {
+            return None;
+        }
+        self.table = Arc::new(self.table.with_links(&self.routes()));
+        Some(Arc::clone(&self.table))
+    }
+
+    /// Events since this was last asked, oldest first, and how many were lost because nobody asked in time.
+    pub fn take_events(&mut self) -> (Vec<Event>, u64) {
+        (self.events.drain(..).collect(), core::mem::take(&mut self.events_lost))
+    }
+
+    // Ask.
+
+    /// Whether every gateway that can be reached knows that this one is going away.
+    pub fn drain_is_acknowledged(&self) -> bool {
+        let up = |path: &&Path| path.state() == PathState::Up;
+        self.draining && self.links.values().map(|(_, path)| path).filter(up).all(Path::peer_saw_draining)
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining
+    }
+
+    /// The topology in force: what was accepted.
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    pub fn links(&self) -> impl Iterator<Item = &Link> {
+        self.links.values().map(|(link, _)| link)
+    }
+
+    /// What is measured of every link.
+    pub fn statuses(&self, now: Instant) -> impl Iterator<Item = (&Link, PathStatus)> {
+        self.links.values().map(move |(link, path)| (link, path.status(self.topology.ours.inner_mtu, now)))
+    }
+
+    /// What nodes and DNS servers are told.
+    pub fn health_report(&self, now: Instant) -> HealthReport {
+        let peers = self.topology.peers.iter().map(|peer| self.peer_health(&peer.id, peer.standing, now)).collect();
+        HealthReport { slot: self.topology.ours.slot, draining: self.draining, peers }
+    }
+
+    // Inside.
+
+    fn work<S: Sessions>(&mut self, id: LinkId, lanes: &[S], out: &mut Arena<Sealed>, now: Instant) {
+        let Some((link, path)) = self.links.get_mut(&id) else { return };
+        let session = session(lanes, link.lane, id);
+        let view = SessionView {
+            established: session.is_some_and(|session| session.is_established(now)),
+            last_handshake: session.and_then(Session::last_handshake),
+        };
+        let Work { probe, initiate, changed } = path.poll(view, now);
+        let link = link.clone();
+        self.note_change(&link, changed, now);
+        if let (Some(to), Some(session)) = (initiate, session) {
+            session.initiate(to, out, now);
+        }
+        if let Some(sequence) = probe {
+            self.send_probe(&link, ProbeKind::Request, sequence, Duration::ZERO, lanes, out, now);
+        }
+    }
+
+    fn tick<S: Sessions>(&self, id: LinkId, lanes: &[S], out: &mut Arena<Sealed>, now: Instant) {
+        let Some((link, path)) = self.links.get(&id) else { return };
+        if let (Some(session), Some(to)) = (session(lanes, link.lane, id), path.endpoints.current()) {
+            session.tick(to, out, now);
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one call with everything a probe says, used for both kinds")]
+    fn send_probe<S: Sessions>(
+        &mut self,
+        link: &Link,
+        kind: ProbeKind,
+        sequence: u64,
+        held: Duration,
+        lanes: &[S],
+        out: &mut Arena<Sealed>,
+        now: Instant,
+    ) {
+        let Some((_, path)) = self.links.get(&link.id) else { return };
+        let Some(to) = path.endpoints.current() else { return };
+        let Some(session) = session(lanes, link.lane, link.id).filter(|session| session.is_established(now)) else {
+            return;
+        };
+        let Some(destination) = self.control_address(link) else { return };
+        let probe = Probe {
+            kind,
+            draining: self.draining,
+            saw_draining: path.peer_draining(),
+            hears_you: path.hears_peer(now),
+            lane: link.lane,
+            incarnation: self.incarnation,
+            sequence,
+            held: held.as_micros() as u64,
+        };
+        self.probe.clear();
+        let written = probe.write(self.topology.ours.control_address, destination, self.probe.room());
+        let outgoing = Outgoing { link: Some(link.id), refused: None };
+        if written.is_some_and(|len| self.probe.commit(len, outgoing).is_ok()) {
+            let batch = SealBatch { plain: &self.probe, chosen: &[0], lane: link.lane, link: link.id, to, sealed: out };
+            session.seal_batch(batch, now);
+        }
+    }
+
+    fn control_address(&self, link: &Link) -> Option<Ipv6Addr> {
+        let peer = self.topology.peers.iter().find(|peer| peer.id == link.cluster)?;
+        peer.gateways.iter().find(|gateway| gateway.slot == link.slot)?.control_address
+    }
+
+    fn note_change(&mut self, link: &Link, changed: Option<(PathState, PathState, crate::path::Cause)>, at: Instant) {
+        if let Some((from, to, cause)) = changed {
+            self.table_is_news = true;
+            self.record(link, EventKind::PathChanged { from, to, cause }, at);
+            self.note_clusters(at);
+        }
+    }
+
+    fn note_clusters(&mut self, at: Instant) {
+        for peer in &self.topology.peers {
+            let now = best(self.states(&peer.id));
+            let known = self.clusters.entry(peer.id.clone()).or_insert((now, at));
+            if known.0 != now {
+                *known = (now, at);
+            }
+        }
+    }
+
+    fn states(&self, cluster: &ClusterId) -> impl Iterator<Item = PathState> {
+        let paths = self.links.values().filter(move |(link, _)| link.cluster == *cluster);
+        paths.map(|(_, path)| path.state())
+    }
+
+    fn record(&mut self, link: &Link, kind: EventKind, at: Instant) {
+        if self.events.len() == EVENTS {
+            self.events.pop_front();
+            self.events_lost += 1;
+        }
+        let Link { id, lane, cluster, slot, .. } = link.clone();
+        self.events.push_back(Event { at, link: id, lane, cluster, slot, kind });
+    }
+
+    fn routes(&self) -> Vec<LinkRoute> {
+        let numbers: BTreeMap<&ClusterId, u16> = self.topology.peers.iter().map(|peer| &peer.id).zip(0..).collect();
+        let route = |(link, path): &(Link, Path)| {
+            let rank = match path.state() {
+                PathState::Up if path.peer_draining() => Rank::Draining,
+                PathState::Up => Rank::Up,
+                PathState::Unknown => Rank::Unknown,
+                PathState::Down => Rank::Down,
+            };
+            Some(LinkRoute {
+                id: link.id,
+                lane: link.lane,
+                cluster: *numbers.get(&link.cluster)?,
+                slot: link.slot,
+                endpoint: path.endpoints.current(),
+                mtu: self.topology.ours.inner_mtu,
+                rank,
+            })
+        };
+        self.links.values().filter_map(route).collect()
+    }
+
+    fn peer_health(&self, cluster: &ClusterId, standing: Standing, now: Instant) -> PeerHealth {
+        let mtu = self.topology.ours.inner_mtu;
+        let statuses: Vec<PathStatus> = self
+            .links
+            .values()
+            .filter(|(link, _)| link.cluster == *cluster)
+            .map(|(_, path)| path.status(mtu, now))
+            .collect();
+        let reachability = best(statuses.iter().map(|status| status.state));
+        let decisive = || statuses.iter().filter(|status| Reachability::from(status.state) == reachability);
+        let nearest = decisive().min_by_key(|status| status.round_trip.unwrap_or(Duration::MAX));
+        let all_draining = decisive().count() > 0 && decisive().all(|status| status.peer_draining);
+        let reason = match standing {
+            Standing::DrainedHere => PathReason::DrainedHere,
+            Standing::Draining => PathReason::PeerDraining,
+            Standing::Active if all_draining => PathReason::PeerDraining,
+            Standing::Active => nearest.map_or(PathReason::NoHandshakeYet, |status| status.cause.reason()),
+        };
+        PeerHealth {
+            cluster: cluster.clone(),
+            reachability,
+            reason,
+            age: self.clusters.get(cluster).map_or(Duration::ZERO, |(_, since)| now.since(*since)),
+            round_trip: nearest.and_then(|status| status.round_trip),
+            loss_permille: nearest.map_or(0, |status| status.loss_permille),
+            mtu: decisive().map(|status| status.mtu).min().unwrap_or(mtu),
+        }
+    }
+}
+
+/// Up when any link is; down only when all are.
+fn best(states: impl Iterator<Item = PathState>) -> Reachability {
+    let rank = |state: &PathState| match state {
+        PathState::Up => 0,
+        PathState::Unknown => 1,
+        PathState::Down => 2,
+    };
+    states.min_by_key(rank).map_or(Reachability::Unknown, Reachability::from)
+}
+
+fn session<S: Sessions>(lanes: &[S], lane: LaneNumber, link: LinkId) -> Option<&S::Session> {
+    lanes.get(usize::from(lane.0))?.session(link)
+}
+
+/// What makes a link the same link. A new key is a new link.
+type Identity = (LaneNumber, ClusterId, u16, LaneNumber, api::keys::TunnelKey, Option<[u8; 32]>);
+
+fn identity(link: &Link) -> Identity {
+    (link.lane, link.cluster.clone(), link.slot, link.remote_lane, link.public_key, link.preshared_key)
+}
+
+/// Lane i of ours is paired with lane i modulo theirs, and every lane of either side has a partner.
+fn wanted_links(topology: &Topology) -> BTreeMap<Identity, &PeerLane> {
+    let mut wanted = BTreeMap::new();
+    for peer in &topology.peers {
+        for gateway in &peer.gateways {
+            let (ours, theirs) = (usize::from(topology.ours.lanes.max(1)), gateway.lanes.len());
+            let pairs = if theirs == 0 { 0 } else { ours.max(theirs) };
+            for pair in 0..pairs {
+                let remote = pair % theirs;
+                let Some(lane) = gateway.lanes.get(remote) else { continue };
+                let (local, remote) = (LaneNumber((pair % ours) as u8), LaneNumber(remote as u8));
+                let key = (local, peer.id.clone(), gateway.slot, remote, lane.public_key, lane.preshared_key);
+                wanted.insert(key, lane);
+            }
+        }
+    }
+    wanted
+}
+
+fn new_link(key: &Identity, id: LinkId) -> Link {
+    let (lane, cluster, slot, remote_lane, public_key, preshared_key) = key.clone();
+    Link { id, lane, cluster, slot, remote_lane, public_key, preshared_key }
+}
+
+/// The lowest number no link has; those about to be removed still count, so that no session inherits one at once.
+fn free_number(links: &BTreeMap<LinkId, (Link, Path)>) -> Option<LinkId> {
+    let mut free = 0;
+    for id in links.keys() {
+        if id.number() != free {
+            break;
+        }
+        free += 1;
+    }
+    LinkId::new(free)
+}

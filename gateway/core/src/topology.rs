@@ -1,0 +1,71 @@
+//! [`Topology`]: who we are and whom we talk to, as the configuration wants it.
+//!
+//! The `gateway` crate makes it from member records and `ClusterPeer` objects; nothing else of those objects comes here.
+
+use alloc::vec::Vec;
+use core::net::{Ipv6Addr, SocketAddr};
+
+use api::keys::TunnelKey;
+use api::{ClusterId, Prefix};
+
+/// The whole wanted state. [`crate::Paths::reconfigure`] works out what changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topology {
+    pub ours: OurGateway,
+    pub peers: Vec<PeerCluster>,
+}
+
+/// This gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OurGateway {
+    pub cluster: ClusterId,
+    pub slot: u16,
+    /// How many lanes this gateway runs; at least 1.
+    pub lanes: u8,
+    /// Our address inside all tunnels.
+    pub control_address: Ipv6Addr,
+    /// Pods, nodes and infrastructure of our cluster: what a peer may send to.
+    pub prefixes: Vec<Prefix>,
+    /// Largest packet that fits into a tunnel, in bytes; at least 1280.
+    pub inner_mtu: u16,
+}
+
+/// A cluster we have tunnels to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerCluster {
+    pub id: ClusterId,
+    /// What it may use as source and what is routed to it.
+    pub prefixes: Vec<Prefix>,
+    pub standing: Standing,
+    pub gateways: Vec<PeerGateway>,
+}
+
+/// Whether new traffic should go to a cluster, apart from what is measured. Tunnels stay up either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Standing {
+    #[default]
+    Active,
+    /// Its own record says so.
+    Draining,
+    /// The operator of this cluster says so.
+    DrainedHere,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerGateway {
+    pub slot: u16,
+    /// Its address inside the tunnel. `None` says it is some other WireGuard program: it is not probed, and counts as up
+    /// while WireGuard itself hears from it.
+    pub control_address: Option<Ipv6Addr>,
+    pub lanes: Vec<PeerLane>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerLane {
+    pub public_key: TunnelKey,
+    pub preshared_key: Option<[u8; 32]>,
+    /// Endpoints the operator wrote down; tried first.
+    pub configured: Vec<SocketAddr>,
+    /// Endpoints its member record names; tried next.
+    pub learned: Vec<SocketAddr>,
+}

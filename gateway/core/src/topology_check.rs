@@ -1,0 +1,119 @@
+//! What a topology may not say: claims that are refused by name while everything else goes on.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+use core::net::Ipv6Addr;
+
+use api::keys::TunnelKey;
+use api::{ClusterId, Prefix};
+
+use crate::topology::{OurGateway, PeerCluster, Topology};
+
+/// One thing a peer claims and does not get.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RefusedClaim {
+    #[error("{0} is this cluster's own id: a peer cannot have it; check for a copied member record")]
+    OurOwnId(ClusterId),
+    #[error("{0} is configured twice: the first one counts")]
+    ClusterTwice(ClusterId),
+    #[error("{cluster} claims {prefix}, which no cluster may have; remove it from its prefixes")]
+    Forbidden { cluster: ClusterId, prefix: Prefix },
+    #[error("{cluster} claims {prefix}, which overlaps our own {ours}; allow translation for it, or renumber one")]
+    OverlapsOurs { cluster: ClusterId, prefix: Prefix, ours: Prefix },
+    #[error(
+        "{cluster} claims {prefix}, which overlaps {theirs} of {holder}; allow translation for it, or renumber one"
+    )]
+    OverlapsPeer { cluster: ClusterId, prefix: Prefix, holder: ClusterId, theirs: Prefix },
+    #[error("gateway {slot} of {cluster} claims control address {address}, which another gateway has")]
+    ControlAddressTaken { cluster: ClusterId, slot: u16, address: Ipv6Addr },
+    #[error("{cluster} has gateway {slot} twice: the first one counts")]
+    SlotTwice { cluster: ClusterId, slot: u16 },
+    #[error("{cluster} uses WireGuard key {key} in two places; each lane needs its own")]
+    KeyTwice { cluster: ClusterId, key: TunnelKey },
+}
+
+/// Takes out what cannot be. `settled` are the clusters that were there before: what they hold, a newcomer cannot take.
+pub(crate) fn admissible(topology: &Topology, settled: &BTreeSet<ClusterId>) -> (Topology, Vec<RefusedClaim>) {
+    let mut check = Check::new(&topology.ours);
+    let mut order: Vec<&PeerCluster> = topology.peers.iter().collect();
+    order.sort_by_key(|peer| (!settled.contains(&peer.id), &peer.id));
+    let mut peers: Vec<PeerCluster> = order.into_iter().filter_map(|peer| check.peer(peer)).collect();
+    peers.sort_by(|a, b| a.id.cmp(&b.id));
+    (Topology { ours: topology.ours.clone(), peers }, check.refused)
+}
+
+struct Check<'a> {
+    ours: &'a OurGateway,
+    clusters: BTreeSet<ClusterId>,
+    prefixes: Vec<(Prefix, ClusterId)>,
+    control_addresses: BTreeSet<Ipv6Addr>,
+    keys: BTreeMap<TunnelKey, ClusterId>,
+    refused: Vec<RefusedClaim>,
+}
+
+impl<'a> Check<'a> {
+    fn new(ours: &'a OurGateway) -> Self {
+        Self {
+            ours,
+            clusters: BTreeSet::new(),
+            prefixes: Vec::new(),
+            control_addresses: BTreeSet::from([ours.control_address]),
+            keys: BTreeMap::new(),
+            refused: Vec::new(),
+        }
+    }
+
+    fn peer(&mut self, peer: &PeerCluster) -> Option<PeerCluster> {
+        if peer.id == self.ours.cluster {
+            self.refused.push(RefusedClaim::OurOwnId(peer.id.clone()));
+            return None;
+        }
+        if !self.clusters.insert(peer.id.clone()) {
+            self.refused.push(RefusedClaim::ClusterTwice(peer.id.clone()));
+            return None;
+        }
+        let mut accepted = peer.clone();
+        accepted.prefixes.retain(|prefix| self.accept_or_name(self.prefix_fault(&peer.id, *prefix)));
+        self.prefixes.extend(accepted.prefixes.iter().map(|prefix| (*prefix, peer.id.clone())));
+        let mut slots = BTreeSet::new();
+        accepted.gateways.retain(|gateway| {
+            let fault = RefusedClaim::SlotTwice { cluster: peer.id.clone(), slot: gateway.slot };
+            self.accept_or_name((!slots.insert(gateway.slot)).then_some(fault))
+        });
+        for gateway in &mut accepted.gateways {
+            if let Some(address) = gateway.control_address {
+                let free = !self.ours.prefixes.iter().any(|prefix| prefix.contains(address.into()))
+                    && self.control_addresses.insert(address);
+                let fault = RefusedClaim::ControlAddressTaken { cluster: peer.id.clone(), slot: gateway.slot, address };
+                if !self.accept_or_name((!free).then_some(fault)) {
+                    gateway.lanes.clear();
+                }
+            }
+            gateway.lanes.retain(|lane| {
+                let taken = self.keys.insert(lane.public_key, peer.id.clone()).is_some();
+                let fault = RefusedClaim::KeyTwice { cluster: peer.id.clone(), key: lane.public_key };
+                self.accept_or_name(taken.then_some(fault))
+            });
+        }
+        Some(accepted)
+    }
+
+    fn prefix_fault(&self, cluster: &ClusterId, prefix: Prefix) -> Option<RefusedClaim> {
+        let cluster = || cluster.clone();
+        if prefix.is_forbidden_to_members() {
+            return Some(RefusedClaim::Forbidden { cluster: cluster(), prefix });
+        }
+        let own = Prefix::host(self.ours.control_address.into());
+        if let Some(ours) = self.ours.prefixes.iter().chain([&own]).find(|ours| ours.overlaps(&prefix)) {
+            return Some(RefusedClaim::OverlapsOurs { cluster: cluster(), prefix, ours: *ours });
+        }
+        let (theirs, holder) = self.prefixes.iter().find(|(theirs, _)| theirs.overlaps(&prefix))?;
+        Some(RefusedClaim::OverlapsPeer { cluster: cluster(), prefix, holder: holder.clone(), theirs: *theirs })
+    }
+
+    fn accept_or_name(&mut self, fault: Option<RefusedClaim>) -> bool {
+        let accepted = fault.is_none();
+        self.refused.extend(fault);
+        accepted
+    }
+}
