@@ -1,0 +1,160 @@
+//! [`GatewayReports`]: what all gateways of this cluster tell, as one view.
+//!
+//! Nodes and DNS servers ask every gateway ten times a second. A gateway that is silent for [`SILENCE`] is not used, and
+//! what it told does not count.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use core::time::Duration;
+
+use api::ClusterId;
+use api::health::{ClusterHealth, ClusterHealths, HealthReport, PeerHealth, Reachability};
+use api::time::Instant;
+
+/// A gateway without an answer for this long is not used. Four probes of 100 ms: three may be lost. TCP flows go on
+/// within a second when their path is repaired within 550 ms, and this leaves 150 ms to replace next hops.
+pub const SILENCE: Duration = Duration::from_millis(400);
+
+/// The latest report of every gateway.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GatewayReports {
+    by_slot: BTreeMap<u16, Heard>,
+    merged: ClusterHealths,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Heard {
+    report: HealthReport,
+    at: Instant,
+}
+
+/// What one gateway is good for, towards one peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Path {
+    pub mtu: u16,
+}
+
+impl GatewayReports {
+    /// Takes a report. True when the merged view or a gateway's use changed in more than ages and round-trip times.
+    pub fn take(&mut self, report: HealthReport, now: Instant) -> bool {
+        let before = self.by_slot.get(&report.slot).map(|heard| essence(&heard.report));
+        let after = essence(&report);
+        let changed = before.as_ref() != Some(&after);
+        self.by_slot.insert(report.slot, Heard { report, at: now });
+        self.merge(now) || changed
+    }
+
+    /// Forgets gateways that fell silent. True when there was one.
+    pub fn expire(&mut self, now: Instant) -> bool {
+        let before = self.by_slot.len();
+        self.by_slot.retain(|_, heard| now.since(heard.at) < SILENCE);
+        if before == self.by_slot.len() {
+            return false;
+        }
+        self.merge(now);
+        true
+    }
+
+    /// When the next gateway would fall silent.
+    pub fn next_expiry(&self) -> Option<Instant> {
+        self.by_slot.values().map(|heard| heard.at + SILENCE).min()
+    }
+
+    /// Forgets a gateway whose slot is gone.
+    pub fn forget(&mut self, slot: u16, now: Instant) -> bool {
+        let known = self.by_slot.remove(&slot).is_some();
+        if known {
+            self.merge(now);
+        }
+        known
+    }
+
+    /// The gateways that answer, by slot, whether they reach anybody or not.
+    pub fn answering(&self) -> BTreeSet<u16> {
+        self.by_slot.keys().copied().collect()
+    }
+
+    /// The latest report of one gateway and when it came.
+    pub fn latest(&self, slot: u16) -> Option<(&HealthReport, Instant)> {
+        self.by_slot.get(&slot).map(|heard| (&heard.report, heard.at))
+    }
+
+    /// One figure for each peer: up when one gateway reaches it; down when none does and one says so; else unknown.
+    pub fn clusters(&self) -> &ClusterHealths {
+        &self.merged
+    }
+
+    /// The gateways that reach `peer`, by slot. Draining ones only when there is no other.
+    pub fn paths(&self, peer: &ClusterId) -> BTreeMap<u16, Path> {
+        let all = self.by_slot.iter().filter_map(|(slot, heard)| {
+            let health = of_peer(&heard.report, peer)?;
+            (health.reachability == Reachability::Up).then_some((*slot, heard.report.draining, health.mtu))
+        });
+        let steady = all.clone().any(|(_, draining, _)| !draining);
+        all.filter(|(_, draining, _)| !steady || !draining).map(|(slot, _, mtu)| (slot, Path { mtu })).collect()
+    }
+
+    /// Builds the merged view anew; true when more than round-trip times changed.
+    fn merge(&mut self, now: Instant) -> bool {
+        let mut merged = ClusterHealths::new();
+        for heard in self.by_slot.values() {
+            for peer in &heard.report.peers {
+                let since = Instant::from_micros(
+                    heard.at.as_micros().saturating_sub(u64::try_from(peer.age.as_micros()).unwrap_or(u64::MAX)),
+                );
+                let told = ClusterHealth {
+                    reachability: peer.reachability,
+                    reason: peer.reason,
+                    since,
+                    round_trip: peer.round_trip,
+                };
+                match merged.get_mut(&peer.cluster) {
+                    None => {
+                        merged.insert(peer.cluster.clone(), told);
+                    }
+                    Some(known) if rank(told.reachability) > rank(known.reachability) => *known = told,
+                    Some(known) if told.reachability == known.reachability => {
+                        known.since = known.since.min(told.since);
+                        known.round_trip = match (known.round_trip, told.round_trip) {
+                            (Some(a), Some(b)) => Some(a.min(b)),
+                            (a, b) => a.or(b),
+                        };
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+        // A state that goes on began when it was first seen, whichever gateway is asked now.
+        let mut changed = merged.len() != self.merged.len();
+        for (cluster, health) in &mut merged {
+            match self.merged.get(cluster) {
+                Some(old) if old.reachability == health.reachability && old.reason == health.reason => {
+                    health.since = old.since;
+                }
+                _ => {
+                    health.since = health.since.min(now);
+                    changed = true;
+                }
+            }
+        }
+        self.merged = merged;
+        changed
+    }
+}
+
+const fn rank(reachability: Reachability) -> u8 {
+    match reachability {
+        Reachability::Unknown => 0,
+        Reachability::Down => 1,
+        Reachability::Up => 2,
+    }
+}
+
+fn of_peer<'a>(report: &'a HealthReport, peer: &ClusterId) -> Option<&'a PeerHealth> {
+    report.peers.iter().find(|health| health.cluster == *peer)
+}
+
+/// What of a report decides on routes.
+fn essence(report: &HealthReport) -> (bool, BTreeMap<ClusterId, (Reachability, u16)>) {
+    let peers = report.peers.iter().map(|peer| (peer.cluster.clone(), (peer.reachability, peer.mtu)));
+    (report.draining, peers.collect())
+}

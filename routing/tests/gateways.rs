@@ -1,0 +1,68 @@
+//! What several gateways tell, as one view.
+
+mod world;
+
+use std::time::Duration;
+
+use api::health::{HealthReport, PathReason, PeerHealth, Reachability};
+use api::time::Instant;
+use routing::GatewayReports;
+use routing::gateway_reports::SILENCE;
+use world::id;
+
+fn report(slot: u16, reachability: Reachability, milliseconds: u64) -> HealthReport {
+    let peer = PeerHealth {
+        cluster: id("birch"),
+        reachability,
+        reason: if reachability == Reachability::Up { PathReason::Answering } else { PathReason::SilentPeer },
+        age: Duration::from_secs(3),
+        round_trip: Some(Duration::from_millis(milliseconds)),
+        loss_permille: 0,
+        mtu: 1400 - slot,
+    };
+    HealthReport { slot, draining: false, peers: vec![peer] }
+}
+
+fn at(milliseconds: u64) -> Instant {
+    Instant::from_millis(10_000 + milliseconds)
+}
+
+#[test]
+fn a_peer_is_up_when_one_gateway_reaches_it_and_only_that_gateway_is_a_path() {
+    let mut reports = GatewayReports::default();
+    assert!(reports.take(report(0, Reachability::Down, 9), at(0)));
+    assert!(reports.take(report(1, Reachability::Up, 12), at(0)));
+    assert_eq!(reports.clusters()[&id("birch")].reachability, Reachability::Up);
+    assert_eq!(reports.paths(&id("birch")).into_keys().collect::<Vec<_>>(), [1]);
+}
+
+#[test]
+fn round_trip_times_alone_are_no_change() {
+    let mut reports = GatewayReports::default();
+    reports.take(report(0, Reachability::Up, 9), at(0));
+    assert!(!reports.take(report(0, Reachability::Up, 7), at(100)));
+    assert_eq!(reports.clusters()[&id("birch")].round_trip, Some(Duration::from_millis(7)));
+}
+
+#[test]
+fn a_silent_gateway_leaves_after_its_time_and_what_it_told_with_it() {
+    let mut reports = GatewayReports::default();
+    reports.take(report(0, Reachability::Up, 9), at(0));
+    reports.take(report(1, Reachability::Up, 9), at(100));
+    assert_eq!(reports.next_expiry(), Some(at(0) + SILENCE));
+    assert!(!reports.expire(at(399)));
+    assert!(reports.expire(at(400)));
+    assert_eq!(reports.answering(), [1].into());
+    assert!(reports.expire(at(500)));
+    assert!(reports.clusters().is_empty());
+}
+
+#[test]
+fn a_draining_gateway_is_used_only_when_there_is_no_other() {
+    let mut reports = GatewayReports::default();
+    let draining = HealthReport { draining: true, ..report(0, Reachability::Up, 9) };
+    assert!(reports.take(draining, at(0)));
+    assert_eq!(reports.paths(&id("birch")).len(), 1);
+    reports.take(report(1, Reachability::Up, 9), at(0));
+    assert_eq!(reports.paths(&id("birch")).into_keys().collect::<Vec<_>>(), [1]);
+}
