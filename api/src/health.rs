@@ -1,6 +1,8 @@
 //! What a gateway tells the nodes and DNS servers of its own cluster about every peer, in the replies to their probes
 //! (DESIGN, decision 8). Nodes and DNS evaluate routing policy on these reports directly, with no API server between.
 
+pub mod message;
+
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::time::Duration;
