@@ -53,7 +53,7 @@ pub use link::{Address, Vxlan};
 pub use neighbour::{ForwardingKey, Mac, NeighbourKey};
 pub use nexthop::{Group, GroupId, InvalidGroup, Nexthop, NexthopId};
 pub use refusal::Refusal;
-pub use route::{Route, RouteKey, Target};
+pub use route::{Route, RouteKey, RouteTable, Target};
 pub use rule::{Rule, Selector};
 pub use ruleset::{HostClients, PodReachability, Ruleset};
 pub use service::{Affinity, Backend, Frontend, InvalidService, Protocol, Service};
@@ -69,6 +69,9 @@ pub const PROTOCOL: u8 = 116;
 
 /// The routing table that is ours alone: the letters `tm` as a number, far from the tables people number by hand.
 pub const TABLE: u32 = 0x746d;
+
+/// The routing table for packets that arrive from other clusters: the next number.
+pub const INWARD_TABLE: u32 = 0x746e;
 
 /// The address family of a thing that names no address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -4,7 +4,7 @@ use core::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::{DeviceName, GroupId, NexthopId};
+use crate::{DeviceName, GroupId, INWARD_TABLE, NexthopId, TABLE};
 
 /// Metric of a route that carries packets.
 pub const METRIC: u32 = 100;
@@ -14,9 +14,38 @@ pub const METRIC: u32 = 100;
 /// clear.
 pub const BLACKHOLE_METRIC: u32 = 4096;
 
-/// What tells one route from another in a table.
+/// One of our two tables.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RouteTable {
+    /// Asked for every packet but the outer ones of tunnels: the way to other clusters.
+    #[default]
+    Outward,
+    /// Asked only for packets that arrive by a device a [`Selector::From`](crate::Selector::From) names: on a gateway
+    /// host, the way from a tunnel to the endpoint's node. Traffic inside the cluster never sees it.
+    Inward,
+}
+
+impl RouteTable {
+    pub const ALL: [Self; 2] = [Self::Outward, Self::Inward];
+
+    /// The number the kernel knows it by.
+    pub const fn number(self) -> u32 {
+        match self {
+            Self::Outward => TABLE,
+            Self::Inward => INWARD_TABLE,
+        }
+    }
+
+    /// The table of that number, if it is ours.
+    pub fn from_number(number: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|table| table.number() == number)
+    }
+}
+
+/// What tells one route from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RouteKey {
+    pub table: RouteTable,
     /// Without host bits.
     pub destination: IpNet,
     /// Above zero: the kernel reads zero as 1024 for IPv6.
@@ -26,12 +55,17 @@ pub struct RouteKey {
 impl RouteKey {
     /// The route that carries packets to `destination`.
     pub fn carrying(destination: IpNet) -> Self {
-        Self { destination: destination.trunc(), metric: METRIC }
+        Self { table: RouteTable::Outward, destination: destination.trunc(), metric: METRIC }
+    }
+
+    /// The route that carries packets of other clusters on to `destination` inside this one.
+    pub fn inward(destination: IpNet) -> Self {
+        Self { table: RouteTable::Inward, ..Self::carrying(destination) }
     }
 
     /// The blackhole behind it.
     pub fn blackhole(destination: IpNet) -> Self {
-        Self { destination: destination.trunc(), metric: BLACKHOLE_METRIC }
+        Self { metric: BLACKHOLE_METRIC, ..Self::carrying(destination) }
     }
 }
 
