@@ -2,7 +2,7 @@
 //! and what should happen comes back.
 //!
 //! A gateway process has *lanes*. A lane is a whole plain WireGuard end: its own TUN device, key, UDP port, and two
-//! threads. A *link* is one lane of ours paired with one lane of a peer's gateway. Three values decide everything, and
+//! threads. A *link* is one lane of ours paired with one lane of a peer's gateway. Four values decide everything, and
 //! each has one owner, so nothing here needs a lock:
 //!
 //! | value | owned by | does |
@@ -10,6 +10,7 @@
 //! | [`Outbound`] | a lane's TUN → UDP thread | finds the link for each packet, refuses by name, seals in groups |
 //! | [`Inbound`] | a lane's UDP → TUN thread | finds the session for each datagram, opens, judges what came out |
 //! | [`Paths`] | the control thread | probes every link, says which are up, asks for handshakes, knows endpoints |
+//! | [`HealthAnswers`] | the control thread | tells nodes and DNS which peers can be reached, to those who hold a key |
 //!
 //! Only [`Paths`] changes what is known; the other two read its immutable [`RouteTable`], swapped whole on change.
 //! Cryptography is behind [`Session`] (one link) and [`Sessions`] (all links of a lane), which the `gateway` crate and
@@ -46,6 +47,7 @@ pub mod datagram;
 pub mod endpoints;
 pub mod event;
 pub mod exports;
+pub mod health_answers;
 pub mod inbound;
 pub mod link;
 pub mod outbound;
@@ -65,6 +67,7 @@ mod topology_check;
 pub use arena::Arena;
 pub use event::{Event, EventKind};
 pub use exports::{ExportChange, ExportedEndpoint, Exports};
+pub use health_answers::HealthAnswers;
 pub use inbound::{Inbound, Notice, Verdict};
 pub use link::{LaneNumber, Link, LinkId};
 pub use outbound::{Outbound, Outgoing};

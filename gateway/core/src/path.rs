@@ -396,3 +396,6 @@ impl Path {
         (from, to, cause)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -53,6 +53,12 @@ refusals! {
     MalformedProbe: "A probe that cannot be read; check that both gateways speak a common version.",
     MisdirectedProbe: "A probe for another gateway or lane; check the control addresses in the member records.",
 
+    // Questions for health.
+    MalformedHealthRequest: "Not a health request of a version known here; something else is sending to the health port.",
+    UnknownHealthKey: "A health request under a key this gateway does not have; usual for a moment after the master key was rotated.",
+    ForgedHealthRequest: "A health request whose authenticator is wrong; check that the agent has its own key.",
+    HealthAskedTooOften: "An agent asks for health more often than any agent should; restart it and tell us.",
+
     // Packets of our own cluster.
     NeighbourTraffic: "Multicast or link-local chatter of the TUN device itself; harmless.",
     NoRoute: "No peer has the destination; check that the peer is joined and which prefixes it announces.",
