@@ -16,7 +16,7 @@
 //! | [`health`] | what a gateway tells nodes and DNS, and how it is authenticated |
 //! | [`prefix_claims`] | which prefixes a peer may really use here |
 //! | [`time`] | time as plain numbers |
-//! | [`surface`] | what every part shows to its operator |
+//! | [`surface`], [`report`] | what every part shows to its operator, and the answers it gives |
 //!
 //! This crate thinks: `#![no_std]`, so that a clock, a socket or a file does not compile.
 #![no_std]
@@ -39,6 +39,7 @@ pub mod member_record;
 pub mod names;
 pub mod prefix;
 pub mod prefix_claims;
+pub mod report;
 pub mod routing_policy;
 pub mod service_export;
 pub mod service_import;

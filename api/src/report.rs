@@ -1,0 +1,258 @@
+//! What the parts answer to an operator's questions; `-o json` prints these very types.
+//!
+//! Every time is an age in seconds, for the asker's clock need not agree with the part's. `None` is unknown, which is
+//! neither zero nor good.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
+
+use crate::health::{PathReason, Reachability};
+
+/// `status` of a controller.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ControllerReport {
+    pub cluster_id: String,
+    pub cluster_set_id: String,
+    /// Of this cluster's identity.
+    pub fingerprint: String,
+    /// Whether this replica writes.
+    pub leader: bool,
+    pub exports: usize,
+    pub imports: usize,
+    /// Services, as `namespace/name`, that nobody can answer for now.
+    pub unserved: Vec<String>,
+    /// Documents that are not in force as they are written now.
+    pub broken_documents: Vec<BrokenDocument>,
+    pub peers: Vec<PeerSync>,
+    /// Agents known to this controller.
+    pub agents: Vec<AgentReport>,
+}
+
+/// A document of the manifests folder that is refused; its last good version stays in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BrokenDocument {
+    pub file: String,
+    pub line: usize,
+    pub reason: String,
+}
+
+/// What the controller knows of one peer.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PeerSync {
+    pub peer: String,
+    /// `Active`, `Drained` or `Blocked`: what the operator wants.
+    pub state: String,
+    pub fingerprint: String,
+    pub record_generation: Option<u64>,
+    /// A conversation is open now.
+    pub synced: bool,
+    /// Since the last message of it.
+    pub last_sync_age: Option<f64>,
+    /// Why it is not synced, in words; empty when it is.
+    pub reason: String,
+    pub services_in: usize,
+    pub services_out: usize,
+    pub prefixes: Vec<String>,
+    /// What of its record or advertisement was refused, in words.
+    pub refused: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AgentReport {
+    pub name: String,
+    /// `gateway`, `node` or `dns`.
+    pub role: String,
+    pub connected: bool,
+    pub age: Option<f64>,
+}
+
+/// `status` of a gateway.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GatewayReport {
+    pub node: String,
+    /// The slot it holds; none while it waits for one.
+    pub slot: Option<u16>,
+    pub draining: bool,
+    pub lanes: Vec<LaneReport>,
+    pub peers: Vec<PathReport>,
+    pub feed: FeedReport,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LaneReport {
+    pub lane: u16,
+    pub device: String,
+    pub port: u16,
+    pub public_key: String,
+}
+
+/// How packets reach one peer from one gateway.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PathReport {
+    pub peer: String,
+    pub reachability: Reachability,
+    pub reason: PathReason,
+    /// Time in this state.
+    pub age: f64,
+    pub round_trip_ms: Option<f64>,
+    pub loss_percent: Option<f64>,
+    pub mtu: Option<u16>,
+    pub sessions: Vec<SessionReport>,
+}
+
+/// One session: one lane here with one lane of one gateway there.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SessionReport {
+    pub lane: u16,
+    pub peer_slot: u16,
+    pub peer_lane: u16,
+    /// Where its packets go now.
+    pub endpoint: Option<String>,
+    pub handshake_age: Option<f64>,
+    pub received_bytes: u64,
+    pub sent_bytes: u64,
+}
+
+/// How long a part has been without its controller; all empty while it has one.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FeedReport {
+    pub interrupted_for: Option<f64>,
+    pub reason: String,
+}
+
+/// `status` of a node agent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeReport {
+    pub node: String,
+    /// Differences between the kernel and what is wanted, found at the last look and mended.
+    pub kernel_differences: usize,
+    pub services: usize,
+    pub gateways: Vec<GatewaySeen>,
+    pub clusters: Vec<ClusterSeen>,
+    pub feed: FeedReport,
+}
+
+/// One gateway as a node or a DNS server sees it by its probes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GatewaySeen {
+    pub slot: u16,
+    pub address: String,
+    pub answering: bool,
+    pub draining: bool,
+    pub last_answer_age: Option<f64>,
+}
+
+/// One peer as routing sees it now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterSeen {
+    pub cluster: String,
+    pub reachability: Reachability,
+    pub reason: PathReason,
+    pub age: f64,
+    pub round_trip_ms: Option<f64>,
+}
+
+/// `status` of a DNS server.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DnsReport {
+    /// Age of the zone that answers now; none before the first state.
+    pub zone_age: Option<f64>,
+    pub services: usize,
+    pub records: usize,
+    pub gateways: Vec<GatewaySeen>,
+    /// Clusters whose endpoints are left out of answers.
+    pub out_of_service: Vec<ClusterSeen>,
+    pub feed: FeedReport,
+}
+
+/// `services` of a node agent: one line a service and port.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceReport {
+    /// `namespace/name`.
+    pub service: String,
+    /// `ClusterSetIP` or `Headless`.
+    pub service_type: String,
+    pub addresses: Vec<String>,
+    pub ports: Vec<PortReport>,
+}
+
+/// `explain?service=` of a node agent: for one port, who answers and why the others do not.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PortReport {
+    /// The port's name; empty for the unnamed one.
+    pub name: String,
+    pub protocol: String,
+    pub port: u16,
+    /// `RoutingPolicy shop/web`, or `local first` where no policy speaks.
+    pub policy: String,
+    pub policy_generation: Option<i64>,
+    pub clusters: Vec<ClusterShare>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ClusterShare {
+    pub cluster: String,
+    /// Its tier, from 1; none where no tier names it.
+    pub tier: Option<usize>,
+    pub ready: u32,
+    pub total: u32,
+    /// `Used`, `Standby` or `Excluded`.
+    pub verdict: String,
+    /// A name such as `SilentPeer` or `HigherTierServes`.
+    pub reason: String,
+    /// What the policy asks for, in percent.
+    pub asked_percent: f64,
+    /// What the installed slots give, in percent.
+    pub installed_percent: f64,
+}
+
+/// One entry of `refusals`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RefusalReport {
+    /// The metric label: `Unexported`, `WrongSource`.
+    pub reason: String,
+    /// The peer it came from or was meant for; empty when unknown.
+    pub peer: String,
+    /// `10.2.1.4:43210`; without a port where the protocol has none.
+    pub source: String,
+    pub destination: String,
+    pub protocol: String,
+    pub count: u64,
+    /// Since the last one.
+    pub age: f64,
+}
+
+/// One entry of `events`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EventReport {
+    pub sequence: u64,
+    /// Milliseconds since 1970-01-01 UTC.
+    pub at: u64,
+    /// `path amber→birch`, `gateway 0`.
+    pub subject: String,
+    pub before: String,
+    pub after: String,
+    pub reason: String,
+    /// The sequence number of the event that caused this one.
+    pub cause: Option<u64>,
+}
