@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::process::Command;
 
-use nlink::netlink::messages::{AddressMessage, LinkMessage, RouteMessage};
+use nlink::netlink::messages::{AddressMessage, LinkMessage, RouteMessage, RuleMessage};
 
 use crate::host::Host;
 
@@ -43,11 +43,7 @@ pub fn of(host: &Host) -> String {
                 "routes",
                 routes.iter().filter(|route| !is_local(route)).map(|route| show_route(route, &links)),
             );
-            list(
-                &mut text,
-                "rules",
-                rules.iter().map(|rule| format!("{rule:?}")).filter(|rule| !is_default_rule(rule)),
-            );
+            list(&mut text, "rules", rules.iter().filter(|rule| !is_born_with(rule)).map(show_rule));
         }
         Err(error) => {
             let _ = writeln!(text, "  kernel state unknown: {error:#}");
@@ -105,11 +101,33 @@ fn is_local(route: &RouteMessage) -> bool {
     route.table_id() == LOCAL_TABLE
 }
 
-/// The three rules that every namespace is born with.
-fn is_default_rule(rule: &str) -> bool {
-    ["priority: Some(0)", "priority: Some(32766)", "priority: Some(32767)", "priority: None"]
-        .iter()
-        .any(|born| rule.contains(born))
+fn show_rule(rule: &RuleMessage) -> String {
+    let mut text = format!("{}: {:?}", rule.priority(), rule.family_typed());
+    if rule.is_invert() {
+        text.push_str(" not");
+    }
+    if let Some(from) = rule.source() {
+        let _ = write!(text, " from {from}/{}", rule.src_len());
+    }
+    if let Some(to) = rule.destination() {
+        let _ = write!(text, " to {to}/{}", rule.dst_len());
+    }
+    if let Some(mark) = rule.fwmark() {
+        let _ = write!(text, " fwmark {mark:#x}/{:#x}", rule.fwmask().unwrap_or(u32::MAX));
+    }
+    if let Some(interface) = rule.iifname() {
+        let _ = write!(text, " iif {interface}");
+    }
+    if let Some(interface) = rule.oifname() {
+        let _ = write!(text, " oif {interface}");
+    }
+    let _ = write!(text, " {:?} {}", rule.action(), rule.table_id());
+    text
+}
+
+/// The rules that every namespace is born with, those for multicast included.
+fn is_born_with(rule: &RuleMessage) -> bool {
+    [0, 32_766, 32_767].contains(&rule.priority()) || !(rule.is_ipv4() || rule.is_ipv6())
 }
 
 /// By the `nft` program where there is one, else the names of tables and chains.

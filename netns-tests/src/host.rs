@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use anyhow::{Context, Result, ensure};
 use nlink::netlink::{Connection, Nftables, Route};
 
+use crate::impair::Obstacles;
 use crate::namespace::Namespace;
 use crate::process::Process;
 
@@ -26,6 +27,7 @@ struct Inner {
     namespace: Namespace,
     run: PathBuf,
     processes: Mutex<Vec<Process>>,
+    obstacles: Mutex<Obstacles>,
 }
 
 impl Host {
@@ -39,7 +41,13 @@ impl Host {
         nix::mount::mount(Some(SHARED_FOLDER), &shared, None::<&str>, nix::mount::MsFlags::MS_BIND, None::<&str>)
             .context("sharing a folder with a host")?;
         let namespace = Namespace::create(name, &run)?;
-        let host = Self(Arc::new(Inner { name: name.into(), namespace, run, processes: Mutex::default() }));
+        let host = Self(Arc::new(Inner {
+            name: name.into(),
+            namespace,
+            run,
+            processes: Mutex::default(),
+            obstacles: Mutex::default(),
+        }));
         // Duplicate address detection keeps an address unusable for a second; here nobody else can have it.
         host.set("net/ipv6/conf/default/accept_dad", "0")?;
         host.set("net/ipv6/conf/all/accept_dad", "0")?;
@@ -149,6 +157,10 @@ impl Host {
     /// Every process started here that was not replaced under its label.
     pub fn processes(&self) -> MutexGuard<'_, Vec<Process>> {
         self.0.processes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn obstacles(&self) -> MutexGuard<'_, Obstacles> {
+        self.0.obstacles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether something accepts TCP connections at `address`, seen from here.

@@ -18,9 +18,13 @@
 //! [`world_test`] has an example; [`sandbox`] says how a world is kept apart.
 
 pub mod addresses;
+pub mod capture;
 pub mod cluster;
+pub mod doctor;
 pub mod evidence;
+pub mod firewall;
 pub mod host;
+pub mod impair;
 pub mod link;
 pub mod namespace;
 pub mod node;
@@ -28,8 +32,10 @@ pub mod pod;
 pub mod process;
 pub mod sandbox;
 pub mod traffic;
+pub mod wireguard_go;
 pub mod world;
 
+pub use capture::Capture;
 pub use cluster::{Cluster, ClusterPlan};
 pub use host::Host;
 pub use node::Node;

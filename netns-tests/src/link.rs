@@ -38,7 +38,7 @@ impl Port {
     }
 
     /// Gives the interface an address in each family.
-    pub(crate) fn add_addresses(&self, addresses: Addresses, range: Ranges) -> Result<()> {
+    pub fn add_addresses(&self, addresses: Addresses, range: Ranges) -> Result<()> {
         let (v4, v6) = self.address_messages(addresses, range);
         self.host.links("adding addresses", async |links| {
             links.add_address(v4).await?;
@@ -46,10 +46,19 @@ impl Port {
         })
     }
 
-    pub(crate) fn remove_addresses(&self, addresses: Addresses, range: Ranges) -> Result<()> {
+    /// Takes the addresses away again.
+    pub fn remove_addresses(&self, addresses: Addresses, range: Ranges) -> Result<()> {
         self.host.links("removing addresses", async |links| {
             links.del_address(&self.name, addresses.v4.into(), range.v4.prefix_len()).await?;
             links.del_address(&self.name, addresses.v6.into(), range.v6.prefix_len()).await
+        })
+    }
+
+    /// Sends a range out of this interface, without a next hop: for tunnels.
+    pub fn set_route(&self, to: IpNet) -> Result<()> {
+        self.host.links("setting a route to an interface", async |links| match to {
+            IpNet::V4(to) => links.replace_route(v4_route(to).dev(&self.name)).await,
+            IpNet::V6(to) => links.replace_route(v6_route(to).dev(&self.name)).await,
         })
     }
 

@@ -99,6 +99,11 @@ impl Node {
         &self.0.cluster
     }
 
+    /// The ranges of its cluster.
+    pub fn cluster_ranges(&self) -> ClusterRanges {
+        self.0.ranges
+    }
+
     /// Its place in the cluster, from 0; the gateway node is 0.
     pub fn number(&self) -> u8 {
         self.0.number
@@ -152,8 +157,9 @@ impl Node {
         let (range, before) = (self.0.ranges.underlay(), state.place);
         let after =
             if before < FIRST_PLACE + CHANGE_OF_PLACE { before + CHANGE_OF_PLACE } else { before - CHANGE_OF_PLACE };
-        self.0.underlay.add_addresses(range.at(after), range)?;
+        // Removed first: the kernel takes a range's second address along when its first goes.
         self.0.underlay.remove_addresses(range.at(before), range)?;
+        self.0.underlay.add_addresses(range.at(after), range)?;
         state.place = after;
         set_default_routes(self, range.at(1))?;
         Ok(range.at(after))

@@ -1,0 +1,155 @@
+//! `make demo`: the main job, shown in steps with the times that were measured.
+
+use std::fmt::Display;
+use std::io::{BufRead, IsTerminal};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use hickory_proto::rr::RecordType;
+
+use crate::evidence;
+use crate::scenario::three_clusters::{PATIENCE, ThreeClusters};
+use crate::scenario::{closed, cluster_lost, propagation, shares};
+use crate::traffic::{dns, http};
+use crate::world::World;
+
+/// Shows everything. With `hold`, keeps the clusters up until the input ends.
+pub fn run(hold: bool) -> ExitCode {
+    println!("Three clusters on this machine, in network namespaces: no root, no Docker, no Kubernetes.\n");
+    let world = match World::create() {
+        Ok(world) => world,
+        Err(error) => {
+            eprintln!("tombolo-world: {error:#}\n  `make doctor` says what this machine lacks");
+            return ExitCode::FAILURE;
+        }
+    };
+    match show(&world, hold) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            evidence::print(&world.hosts());
+            eprintln!("\n✗ {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints one line a step: what was done, what was seen, how long it took.
+struct Steps {
+    begun: Instant,
+    last: Instant,
+}
+
+impl Steps {
+    fn new() -> Self {
+        Self { begun: Instant::now(), last: Instant::now() }
+    }
+
+    fn done(&mut self, what: &str, seen: impl Display) {
+        println!("✓ {what:<14} {seen:<88} {:>6.2} s", self.last.elapsed().as_secs_f64());
+        self.last = Instant::now();
+    }
+}
+
+fn show(world: &World, hold: bool) -> Result<()> {
+    let mut steps = Steps::new();
+    let clusters = ThreeClusters::start(world)?;
+    let hosts = world.hosts().len();
+    steps.done("clusters", format!("amber, birch, cedar: {hosts} namespaces, dual stack; every part of Tombolo ready"));
+
+    clusters.introduce()?;
+    steps.done("introduced", "each to each by the manifest of 'tombolo peers export'; tunnels up, services synced");
+
+    clusters.export_web()?;
+    let [v4, v6] = clusters.web()?;
+    steps.done("a name", format!("web.shop.svc.clusterset.local in amber: {} and {}", v4.ip(), v6.ip()));
+
+    steps.done("an answer", answers(&clusters, [v4, v6])?);
+
+    let tally = shares::measure(&clusters, v4)?;
+    shares::check(&tally)?;
+    let got: Vec<String> =
+        shares::WEIGHTS.iter().map(|(name, weight)| format!("{name} {weight} → {:.1} %", 100.0 * tally.share(name))).collect();
+    steps.done("shares", format!("{} over {} connections, p50 {}", got.join(", "), tally.answered(), milliseconds(tally.percentile(0.5))));
+
+    let measured = propagation::measure(&clusters, propagation::CHANGES)?;
+    for (what, times) in [("DNS answer", &measured.name), ("new connection", &measured.connection)] {
+        let (half, most) = (times.percentile(50), times.percentile(99));
+        ensure!(most <= propagation::P99, "p99 until the {what} is {most:?}, more than {:?}", propagation::P99);
+        let seen = format!("{what} in amber after a change in birch: p50 {}, p99 {} of {}", milliseconds(half), milliseconds(most), times.count());
+        steps.done("a change", seen);
+    }
+
+    let closed = closed::measure(&clusters)?;
+    ensure!(closed.admitted_after < Duration::from_secs(1), "an export admits only after {:?}", closed.admitted_after);
+    let seen = format!(
+        "not exported: TCP, UDP, ICMP refused and counted; an export admits in {}, its removal closes in {}",
+        milliseconds(closed.admitted_after),
+        milliseconds(closed.closed_after)
+    );
+    steps.done("closed", seen);
+
+    let lost = cluster_lost::measure(&clusters, v4)?;
+    ensure!(
+        lost.elsewhere_after < cluster_lost::ELSEWHERE_WITHIN,
+        "after birch was killed connections failed for {:?}",
+        lost.elsewhere_after
+    );
+    let seen = format!(
+        "birch killed: all new connections to cedar after {}; birch answers again {} after its start",
+        milliseconds(lost.elsewhere_after),
+        milliseconds(lost.back_after)
+    );
+    steps.done("a cluster dies", seen);
+    println!("\nShown in {:.1} s. Everything above was measured with real packets just now.", steps.begun.elapsed().as_secs_f64());
+    if hold {
+        keep_up(&clusters)?;
+    }
+    Ok(())
+}
+
+/// One connection in each family, from the name on: ask DNS, connect, read the answer.
+fn answers(clusters: &ThreeClusters, targets: [SocketAddr; 2]) -> Result<String> {
+    let mut seen = Vec::new();
+    for (server, (target, kind)) in clusters.amber.dns()?.into_iter().zip(targets.into_iter().zip([RecordType::A, RecordType::AAAA])) {
+        let name = "web.shop.svc.clusterset.local.";
+        dns::query(&clusters.client, server, name, kind, dns::Transport::Udp, Duration::from_secs(2))?;
+        let answer = http::get_within(&clusters.client, target, PATIENCE)?;
+        ensure!(answer.client == clusters.client.addresses().both()[usize::from(target.is_ipv6())], "the source address was lost: {}", answer.client);
+        let family = if target.is_ipv4() { "IPv4" } else { "IPv6" };
+        seen.push(format!("{family}: {} of {} in {}", answer.pod, answer.cluster, milliseconds(answer.took)));
+    }
+    Ok(format!("HTTP from a pod in amber, its address kept; {}", seen.join("; ")))
+}
+
+fn milliseconds(time: Duration) -> String {
+    if time < Duration::from_secs(1) { format!("{:.1} ms", time.as_secs_f64() * 1e3) } else { format!("{:.2} s", time.as_secs_f64()) }
+}
+
+/// Says how to step into each pod and node, and waits.
+fn keep_up(clusters: &ThreeClusters) -> Result<()> {
+    println!("\nThe clusters stay up. In another terminal:\n");
+    println!("  the client pod in amber   {}", clusters.client.step_in());
+    println!("      then: curl http://web.shop.svc.clusterset.local/    dig web.shop.svc.clusterset.local");
+    for deployment in clusters.all() {
+        for node in deployment.cluster().nodes() {
+            println!("  {:<25} {}", node.name(), node.step_in());
+        }
+    }
+    println!("      then: {} tombolo status", crate::host::own_program()?.display());
+    println!("  manifests                 {} inside any of them", clusters.amber.manifests().display());
+    let [server, _] = clusters.amber.dns()?;
+    clusters.client.use_resolvers(&[server.ip()], "svc.clusterset.local").context("giving the client pod its name server")?;
+    if std::io::stdin().is_terminal() {
+        println!("\nEnter ends it.");
+        let mut line = String::new();
+        std::io::stdin().lock().read_line(&mut line)?;
+    } else {
+        println!("\nIt ends with this process.");
+        loop {
+            std::thread::park();
+        }
+    }
+    Ok(())
+}
