@@ -2,4 +2,16 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+#[macro_use]
 extern crate alloc;
+
+pub mod advertisement;
+pub mod agents;
+pub mod index;
+pub mod local;
+pub mod merge;
+pub mod remote;
+pub mod slices;
+#[cfg(test)]
+mod testing;
+pub mod validity;
