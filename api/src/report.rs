@@ -256,3 +256,31 @@ pub struct EventReport {
     /// The sequence number of the event that caused this one.
     pub cause: Option<u64>,
 }
+
+/// `ping?peer=` of a gateway.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PingReport {
+    pub peer: String,
+    pub lane: u16,
+    pub peer_slot: u16,
+    pub endpoint: String,
+    /// None when no answer came.
+    pub round_trip_ms: Option<f64>,
+    /// Why not, in words.
+    pub reason: String,
+}
+
+/// `explain?name=&type=` of a DNS server.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NameReport {
+    pub name: String,
+    pub record_type: String,
+    /// `NOERROR`, `NXDOMAIN`, `REFUSED`.
+    pub response_code: String,
+    /// The records, as a zone file writes them.
+    pub answers: Vec<String>,
+    /// Which objects and which health led to it, in words.
+    pub reasons: Vec<String>,
+}

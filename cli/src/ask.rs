@@ -11,6 +11,8 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::UnixStream;
 
+use crate::output::Outcome;
+
 /// A part on this host answers at once, or it is stuck.
 const LIMIT: Duration = Duration::from_secs(5);
 /// The largest answer that is read: 10,000 services with reasons fit.
@@ -110,4 +112,43 @@ async fn get(socket: &Path, path: &str) -> anyhow::Result<(u16, String)> {
     };
     driver.abort();
     Ok((status, String::from_utf8_lossy(&body).into_owned()))
+}
+
+/// The answer as a type, or `None` when the part does not run here or does not know.
+pub async fn ask_as<T: serde::de::DeserializeOwned>(run_dir: &Path, part: Part, question: &str) -> Option<T> {
+    serde_json::from_value(ask(run_dir, part, question).await.known()?).ok()
+}
+
+/// The answer as a type; otherwise says on stderr what is wrong and what to do, and how to end.
+pub async fn expect<T: serde::de::DeserializeOwned>(run_dir: &Path, part: Part, question: &str) -> Result<T, Outcome> {
+    match ask(run_dir, part, question).await {
+        Answer::Known(value) => serde_json::from_value(value).map_err(|error| {
+            eprintln!("the {} of this host answers in words this command does not know: {error}", part.name());
+            eprintln!("  are both of the same version?");
+            Outcome::CouldNotFindOut
+        }),
+        answer => Err(explain_silence(run_dir, part, &answer)),
+    }
+}
+
+/// Says why `part` gave no answer, and what to do.
+pub fn explain_silence(run_dir: &Path, part: Part, answer: &Answer) -> Outcome {
+    match answer {
+        Answer::Silent(reason) => {
+            eprintln!("the {} of this host does not answer: {reason}", part.name());
+            eprintln!("  look at its log");
+        }
+        Answer::NotHere | Answer::Known(_) => {
+            eprintln!("no {} runs on this host: {} is not there", part.name(), part.socket(run_dir).display());
+            eprintln!("  run this where one runs, or name its folder with --run-dir");
+        }
+    }
+    Outcome::CouldNotFindOut
+}
+
+/// No part at all answered.
+pub fn nobody_answers(run_dir: &Path) -> Outcome {
+    eprintln!("no part of Tombolo on this host answers: {} was asked", run_dir.display());
+    eprintln!("  run this where a part runs, or name its folder with --run-dir");
+    Outcome::CouldNotFindOut
 }

@@ -7,6 +7,8 @@ use api::{
 use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
+use crate::output::Outcome;
+
 /// Labels by which an installer can refuse to downgrade the MCS kinds (mcs-api `config/crd`).
 const MCS_RELEASE: &str = "v0.5.0";
 const MCS_REVISION: &str = "0";
@@ -28,6 +30,14 @@ pub fn definitions() -> anyhow::Result<Vec<Value>> {
         all.push(served_twice(serde_json::to_value(definition)?));
     }
     Ok(all)
+}
+
+/// Prints them as one stream of YAML documents; JSON is YAML, and every tool that applies manifests takes it.
+pub fn print() -> anyhow::Result<Outcome> {
+    for definition in definitions()? {
+        println!("---\n{}", serde_json::to_string_pretty(&definition)?);
+    }
+    Ok(Outcome::Good)
 }
 
 /// The same schema as `v1alpha1` and `v1beta1`, stored as the newer one: CoreDNS still watches the older (API-2).

@@ -8,14 +8,73 @@ pub mod arguments;
 pub mod ask;
 pub mod crds;
 pub mod duration;
+pub mod history;
 pub mod logging;
+pub mod names;
 pub mod output;
+pub mod path;
+pub mod peers;
 pub mod serve;
+pub mod services;
+pub mod status;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use clap::{CommandFactory, Parser};
+
+use crate::arguments::{Arguments, Command, Explain, PeersCommand};
+use crate::output::Outcome;
+
 /// Runs `tombolo` with these arguments, the program's name first.
-pub fn run(_arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    ExitCode::SUCCESS
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Asking for help is no error; both are printed where they belong.
+            let code = error.exit_code();
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(code).unwrap_or(Outcome::Usage as u8));
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("cannot start: {error}\n  are threads or file descriptors exhausted on this host?");
+            return Outcome::CouldNotFindOut.into();
+        }
+    };
+    match runtime.block_on(execute(arguments)) {
+        Ok(outcome) => outcome.into(),
+        Err(error) => {
+            eprintln!("{error:#}");
+            Outcome::FoundBad.into()
+        }
+    }
+}
+
+async fn execute(arguments: Arguments) -> anyhow::Result<Outcome> {
+    let run_dir = &arguments.place.run_dir;
+    match arguments.command {
+        Command::Status(shown) => status::run(run_dir, shown.format).await,
+        Command::Peers { action: Some(PeersCommand::Export), .. } => peers::export(run_dir).await,
+        Command::Peers { action: None, shown } => peers::run(run_dir, shown.format).await,
+        Command::Services(shown) => services::list(run_dir, shown.format).await,
+        Command::Explain { what: Explain::Service { service, shown } } => {
+            services::explain(run_dir, &service, shown.format).await
+        }
+        Command::Explain { what: Explain::Dns { name, record_type, shown } } => {
+            names::explain(run_dir, &name, &record_type, shown.format).await
+        }
+        Command::Explain { what: Explain::Path { peer, shown } } => path::explain(run_dir, &peer, shown.format).await,
+        Command::Ping { peer, shown } => path::ping(run_dir, &peer, shown.format).await,
+        Command::Events { since, shown } => history::events(run_dir, since, shown.format).await,
+        Command::Refusals(shown) => history::refusals(run_dir, shown.format).await,
+        Command::Crds => crds::print(),
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "tombolo", &mut std::io::stdout());
+            Ok(Outcome::Good)
+        }
+        _ => anyhow::bail!("not yet"),
+    }
 }

@@ -73,6 +73,11 @@ pub fn age(duration: Duration) -> String {
     }
 }
 
+/// The same for seconds, as reports carry them.
+pub fn seconds(seconds: f64) -> String {
+    age(Duration::try_from_secs_f64(seconds).unwrap_or_default())
+}
+
 /// A table without borders: upper-case headers, columns as wide as they need, two spaces between.
 #[derive(Debug, Default)]
 pub struct Table {

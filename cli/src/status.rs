@@ -1,0 +1,247 @@
+//! `tombolo status`: is all well?
+
+use std::path::Path;
+
+use api::health::Reachability;
+use api::report::{ControllerReport, DnsReport, FeedReport, GatewayReport, NodeReport};
+use serde::Serialize;
+
+use crate::ask::{Part, ask_as, readiness};
+use crate::output::{Format, Glyph, Outcome, Table, seconds};
+
+/// Everything the parts on this host say. A part that does not run here is absent.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    pub parts: Vec<PartState>,
+    pub controller: Option<ControllerReport>,
+    pub gateway: Option<GatewayReport>,
+    pub node: Option<NodeReport>,
+    pub dns: Option<DnsReport>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PartState {
+    pub part: &'static str,
+    pub ready: bool,
+    /// What it awaits, or why it does not answer.
+    pub reason: String,
+}
+
+/// Asks every part on this host.
+pub async fn gather(run_dir: &Path) -> Status {
+    let mut status = Status::default();
+    for part in Part::ALL {
+        if let Some(state) = readiness(run_dir, part).await {
+            let reason = state.as_ref().err().cloned().unwrap_or_default();
+            status.parts.push(PartState { part: part.name(), ready: state.is_ok(), reason });
+        }
+    }
+    status.controller = ask_as(run_dir, Part::Controller, "status").await;
+    status.gateway = ask_as(run_dir, Part::Gateway, "status").await;
+    status.node = ask_as(run_dir, Part::Node, "status").await;
+    status.dns = ask_as(run_dir, Part::Dns, "status").await;
+    status
+}
+
+/// Prints the status and says whether all is well.
+pub async fn run(run_dir: &Path, format: Format) -> anyhow::Result<Outcome> {
+    let status = gather(run_dir).await;
+    if status.parts.is_empty() {
+        eprintln!("no part of Tombolo runs on this host: {} holds no socket", run_dir.display());
+        eprintln!("  run this where a part runs, or name its folder with --run-dir");
+        return Ok(Outcome::CouldNotFindOut);
+    }
+    let (text, outcome) = render(&status);
+    match format {
+        Format::Text => print!("{text}"),
+        Format::Json => println!("{}", serde_json::to_string_pretty(&status)?),
+    }
+    Ok(outcome)
+}
+
+/// The text for people, and how the command ends.
+pub fn render(status: &Status) -> (String, Outcome) {
+    let mut text = heading(status);
+    let mut notes: Vec<(Glyph, String)> = Vec::new();
+    for part in status.parts.iter().filter(|part| !part.ready) {
+        notes.push((Glyph::Bad, format!("{}: {}", part.part, part.reason)));
+    }
+    let peers = peers(status, &mut notes);
+    if !peers.is_empty() {
+        text.push_str(&peers.render());
+    }
+    controller_notes(status, &mut notes);
+    let feeds = [
+        ("gateway", status.gateway.as_ref().map(|report| &report.feed)),
+        ("node", status.node.as_ref().map(|report| &report.feed)),
+        ("dns", status.dns.as_ref().map(|report| &report.feed)),
+    ];
+    for (part, feed) in feeds {
+        if let Some(FeedReport { interrupted_for: Some(age), reason }) = feed {
+            let age = seconds(*age);
+            notes.push((
+                Glyph::Warning,
+                format!("{part}: no controller for {age}, serving the last known state: {reason}"),
+            ));
+        }
+    }
+    for gateway in status.node.iter().flat_map(|node| &node.gateways).filter(|gateway| !gateway.answering) {
+        let age = gateway
+            .last_answer_age
+            .map_or_else(|| "never answered".to_owned(), |age| format!("silent for {}", seconds(age)));
+        notes.push((Glyph::Bad, format!("gateway {} at {}: {age}", gateway.slot, gateway.address)));
+    }
+    for (glyph, note) in &notes {
+        text.push_str(&format!("{} {note}\n", glyph.text()));
+    }
+    let outcome = match notes.iter().any(|(glyph, _)| *glyph != Glyph::Warning) {
+        true => Outcome::FoundBad,
+        false => Outcome::Good,
+    };
+    (text, outcome)
+}
+
+fn heading(status: &Status) -> String {
+    let ready = status.parts.iter().filter(|part| part.ready).count();
+    let name = match (&status.controller, &status.node, &status.gateway) {
+        (Some(controller), _, _) if !controller.cluster_id.is_empty() => controller.cluster_id.clone(),
+        (_, Some(node), _) => node.node.clone(),
+        (_, _, Some(gateway)) => gateway.node.clone(),
+        _ => "this host".into(),
+    };
+    let mut line = format!("{name}  v{}  {ready}/{} parts ready", env!("CARGO_PKG_VERSION"), status.parts.len());
+    if let Some(controller) = &status.controller {
+        line.push_str(&format!("  exports {}  imports {}", controller.exports, controller.imports));
+    }
+    line.push('\n');
+    line
+}
+
+fn peers(status: &Status, notes: &mut Vec<(Glyph, String)>) -> Table {
+    let mut table = Table::new(&["PEER", "STATE", "AGE", "RTT", "LOSS", "MTU", "SERVICES IN/OUT", "SYNC"]);
+    let mut names: Vec<&str> =
+        status.controller.iter().flat_map(|report| report.peers.iter().map(|peer| peer.peer.as_str())).collect();
+    names.extend(status.gateway.iter().flat_map(|report| report.peers.iter().map(|peer| peer.peer.as_str())));
+    names.sort_unstable();
+    names.dedup();
+    for name in names {
+        let path = status.gateway.as_ref().and_then(|report| report.peers.iter().find(|peer| peer.peer == name));
+        let sync = status.controller.as_ref().and_then(|report| report.peers.iter().find(|peer| peer.peer == name));
+        let unknown = || "?".to_owned();
+        let state = path.map_or_else(unknown, |path| match path.reachability {
+            Reachability::Up => "Up".into(),
+            Reachability::Down => "Down".into(),
+            Reachability::Unknown => "Unknown".into(),
+        });
+        if let Some(path) = path.filter(|path| path.reachability != Reachability::Up) {
+            let glyph = if path.reachability == Reachability::Down { Glyph::Bad } else { Glyph::Unknown };
+            let age = seconds(path.age);
+            notes.push((glyph, format!("{name}: {:?} for {age}      run: tombolo explain path {name}", path.reason)));
+        }
+        if let Some(sync) = sync.filter(|sync| !sync.synced && sync.state == "Active") {
+            notes.push((Glyph::Warning, format!("{name}: not synced: {}", sync.reason)));
+        }
+        for refused in sync.iter().flat_map(|sync| &sync.refused) {
+            notes.push((Glyph::Bad, format!("{name}: refused: {refused}")));
+        }
+        table.row([
+            name.to_owned(),
+            state,
+            path.map_or_else(unknown, |path| seconds(path.age)),
+            path.and_then(|path| path.round_trip_ms).map_or_else(unknown, |rtt| format!("{rtt:.1}ms")),
+            path.and_then(|path| path.loss_percent).map_or_else(unknown, |loss| format!("{loss:.1}%")),
+            path.and_then(|path| path.mtu).map_or_else(unknown, |mtu| mtu.to_string()),
+            sync.map_or_else(unknown, |sync| format!("{}/{}", sync.services_in, sync.services_out)),
+            sync.and_then(|sync| sync.last_sync_age).map_or_else(unknown, seconds),
+        ]);
+    }
+    table
+}
+
+fn controller_notes(status: &Status, notes: &mut Vec<(Glyph, String)>) {
+    let Some(controller) = &status.controller else { return };
+    for broken in &controller.broken_documents {
+        let place = format!("{}:{}", broken.file, broken.line);
+        notes.push((Glyph::Bad, format!("{place}: {}; its last good version stays in force", broken.reason)));
+    }
+    for service in &controller.unserved {
+        notes.push((Glyph::Bad, format!("{service}: nobody answers      run: tombolo explain service {service}")));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use api::health::PathReason;
+    use api::report::{BrokenDocument, PathReport, PeerSync};
+
+    use super::*;
+
+    fn path(peer: &str, reachability: Reachability, reason: PathReason) -> PathReport {
+        let measured = reachability == Reachability::Up;
+        PathReport {
+            peer: peer.into(),
+            reachability,
+            reason,
+            age: 9.0,
+            round_trip_ms: measured.then_some(12.3),
+            loss_percent: measured.then_some(0.0),
+            mtu: measured.then_some(1420),
+            sessions: vec![],
+        }
+    }
+
+    fn sync(peer: &str) -> PeerSync {
+        let synced = PeerSync {
+            peer: peer.into(),
+            state: "Active".into(),
+            synced: true,
+            last_sync_age: Some(0.3),
+            ..PeerSync::default()
+        };
+        PeerSync { services_in: 9, services_out: 17, ..synced }
+    }
+
+    fn amber(peers: Vec<PathReport>) -> Status {
+        let controller = ControllerReport {
+            cluster_id: "amber".into(),
+            peers: peers.iter().map(|path| sync(&path.peer)).collect(),
+            ..ControllerReport::default()
+        };
+        Status {
+            parts: vec![PartState { part: "controller", ready: true, reason: String::new() }],
+            controller: Some(controller),
+            gateway: Some(GatewayReport { peers, ..GatewayReport::default() }),
+            ..Status::default()
+        }
+    }
+
+    #[test]
+    fn all_is_well_only_when_every_peer_answers() {
+        let (text, outcome) = render(&amber(vec![path("birch", Reachability::Up, PathReason::Answering)]));
+        assert_eq!(outcome, Outcome::Good);
+        assert!(text.contains("birch  Up     9s   12.3ms  0.0%  1420  9/17             0.3s"), "{text}");
+    }
+
+    #[test]
+    fn unknown_is_shown_as_unknown_and_is_not_good() {
+        let (text, outcome) = render(&amber(vec![path("elm", Reachability::Unknown, PathReason::NoHandshakeYet)]));
+        assert_eq!(outcome, Outcome::FoundBad);
+        assert!(text.contains("elm   Unknown  9s   ?"), "{text}");
+        assert!(text.contains("tombolo explain path elm"), "{text}");
+    }
+
+    #[test]
+    fn a_broken_document_is_named_by_file_line_and_reason() {
+        let mut status = amber(vec![]);
+        let broken = BrokenDocument { file: "web.yaml".into(), line: 7, reason: "spec.ports: expected a list".into() };
+        status.controller.as_mut().unwrap().broken_documents.push(broken);
+        let (text, outcome) = render(&status);
+        assert_eq!(outcome, Outcome::FoundBad);
+        assert!(
+            text.contains("web.yaml:7: spec.ports: expected a list; its last good version stays in force"),
+            "{text}"
+        );
+    }
+}
