@@ -247,3 +247,32 @@ fn lost(socket: &OwnedFd) -> usize {
 fn lock(seen: &Mutex<Captured>) -> MutexGuard<'_, Captured> {
     seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn packet(bytes: Vec<u8>) -> Packet {
+        Packet { interface: "eth0".into(), outgoing: false, length: bytes.len(), bytes }
+    }
+
+    #[test]
+    fn addresses_are_read_where_each_family_has_them() {
+        let mut v4 = vec![0x45; 20];
+        v4[12..20].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
+        assert_eq!(packet(v4).addresses(), Some(([10, 0, 0, 1].into(), [10, 0, 0, 2].into())));
+        let mut v6 = vec![0x60; 40];
+        v6[8..40].fill(7);
+        assert_eq!(packet(v6).addresses(), Some(([7u8; 16].into(), [7u8; 16].into())));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let packet = packet(bytes);
+            prop_assert!(packet.addresses().is_none() || packet.protocol().is_some());
+        }
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::process::Command;
+use std::time::Duration;
 
 use nlink::netlink::messages::{AddressMessage, LinkMessage, RouteMessage, RuleMessage};
 
@@ -9,6 +10,8 @@ use crate::host::Host;
 
 /// Lines of each process's log.
 const LOG_LINES: usize = 20;
+/// A program that hangs must not keep the rest of the evidence back.
+const PROGRAM_LIMIT: Duration = Duration::from_secs(5);
 /// A listing longer than this hides the rest of the evidence.
 const LISTING_LINES: usize = 120;
 
@@ -134,7 +137,7 @@ fn is_born_with(rule: &RuleMessage) -> bool {
 fn nftables(host: &Host) -> String {
     let mut command = Command::new("nft");
     command.args(["list", "ruleset"]);
-    if let Ok(output) = host.output_of(command) {
+    if let Ok(output) = host.output_of(command, PROGRAM_LIMIT) {
         return String::from_utf8_lossy(&output.stdout).into_owned();
     }
     let chains = host.rules("reading nftables", async |rules| rules.list_chains().await);

@@ -3,10 +3,14 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use nlink::netlink::{Connection, Nftables, Route};
 
 use crate::impair::Obstacles;
@@ -148,10 +152,23 @@ impl Host {
         self.start_tool(label, &[&["tombolo"], arguments].concat())
     }
 
-    /// Runs a program to its end and returns what it wrote; see [`Process::wait_for_exit`] for the limit.
-    pub fn output_of(&self, mut command: Command) -> Result<std::process::Output> {
+    /// Runs a program to its end and returns what it wrote; kills it when it takes longer than `limit`.
+    pub fn output_of(&self, mut command: Command, limit: Duration) -> Result<Output> {
+        let what = format!("{}: running {}", self.name(), command.get_program().to_string_lossy());
         self.namespace().enter(&mut command)?;
-        command.output().with_context(|| format!("{}: running {:?}", self.name(), command.get_program()))
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.spawn().with_context(|| what.clone())?;
+        let number = Pid::from_raw(i32::try_from(child.id())?);
+        let (sender, ended) = channel();
+        std::thread::spawn(move || sender.send(child.wait_with_output()));
+        match ended.recv_timeout(limit) {
+            Ok(output) => output.with_context(|| what),
+            Err(_) => {
+                // It may have ended this very moment, which is as good.
+                let _ = kill(number, Signal::SIGKILL);
+                bail!("{what} took longer than {limit:?}")
+            }
+        }
     }
 
     /// Every process started here that was not replaced under its label.
@@ -165,7 +182,7 @@ impl Host {
 
     /// Whether something accepts TCP connections at `address`, seen from here.
     pub fn accepts(&self, address: SocketAddr) -> Result<bool> {
-        let limit = std::time::Duration::from_millis(500);
+        let limit = Duration::from_millis(500);
         self.run(|| std::net::TcpStream::connect_timeout(&address, limit).is_ok())
     }
 }

@@ -2,6 +2,7 @@
 
 use std::ops::Deref;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -9,6 +10,10 @@ use crate::addresses::Addresses;
 use crate::host::{Host, own_program};
 use crate::link::Port;
 use crate::node::Node;
+use crate::process::Process;
+
+/// Our own tools start in milliseconds; a busy machine gets more.
+const START_LIMIT: Duration = Duration::from_secs(10);
 
 /// A pod of a node. Everything a [`Host`] can do, it can do.
 #[derive(Clone, Debug)]
@@ -55,18 +60,18 @@ impl Pod {
         std::fs::write(self.run_folder().join("resolv.conf"), content)?;
         let mut command = Command::new(own_program()?);
         command.args(["mount-over", "/run/resolv.conf", "/etc/resolv.conf"]);
-        let output = self.output_of(command)?;
+        let output = self.output_of(command, START_LIMIT)?;
         ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
         Ok(())
     }
 
     /// Starts an HTTP server on port 80 of both families that answers with this pod's name and cluster.
-    pub fn serve_http(&self) -> Result<crate::process::Process> {
+    pub fn serve_http(&self) -> Result<Process> {
         self.serve_http_on(80)
     }
 
     /// The same on another port.
-    pub fn serve_http_on(&self, port: u16) -> Result<crate::process::Process> {
+    pub fn serve_http_on(&self, port: u16) -> Result<Process> {
         let cluster = self.node.cluster_name();
         let port = port.to_string();
         let label = format!("http-{port}");
@@ -74,19 +79,19 @@ impl Pod {
     }
 
     /// Starts a server that sends a few bytes every few milliseconds to whoever connects, on both families.
-    pub fn serve_stream(&self, port: u16) -> Result<crate::process::Process> {
+    pub fn serve_stream(&self, port: u16) -> Result<Process> {
         self.serve("stream", &["serve-stream", "--port", &port.to_string()])
     }
 
     /// Starts a UDP server that sends every datagram back, on both families.
-    pub fn serve_udp_echo(&self, port: u16) -> Result<crate::process::Process> {
+    pub fn serve_udp_echo(&self, port: u16) -> Result<Process> {
         self.serve("udp-echo", &["serve-udp-echo", "--port", &port.to_string()])
     }
 
-    fn serve(&self, label: &str, arguments: &[&str]) -> Result<crate::process::Process> {
+    fn serve(&self, label: &str, arguments: &[&str]) -> Result<Process> {
         let server = self.start_tool(label, arguments)?;
         server
-            .wait_for_line(crate::traffic::LISTENING, std::time::Duration::from_secs(10))
+            .wait_for_line(crate::traffic::LISTENING, START_LIMIT)
             .with_context(|| format!("{}: {label}", self.host.name()))?;
         Ok(server)
     }

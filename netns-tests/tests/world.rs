@@ -1,11 +1,13 @@
 //! The world itself: what other tests rely on.
 
-use std::io::Read;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use netns_tests::host::own_program;
 use netns_tests::traffic::stream::Download;
 use netns_tests::traffic::{http, icmp, udp};
 use netns_tests::{Capture, ClusterPlan, World, world_test};
@@ -15,11 +17,8 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// Long enough for an answer that would come, short enough to wait for one that must not.
 const SILENCE: Duration = Duration::from_millis(300);
 
-/// The line by which a test that waits to be killed says that its world stands.
-const STANDING: &str = "the world stands";
-/// Tells the tests below, which are run by other tests, that they are.
-const ROLE: &str = "TOMBOLO_WORLD_TEST_ROLE";
 const THREE: [&str; 3] = ["amber", "birch", "cedar"];
+/// The user that owns nothing, by its usual number.
 const NOBODY: u32 = 65_534;
 
 #[test]
@@ -226,6 +225,7 @@ fn firewalls_and_masquerade_of_a_real_node_do_what_they_do_there() {
             .wait_for_line("listening", LIMIT)?;
         for target in outside.addresses().with_port(80) {
             let answer = http::get(&client, target, LIMIT)?;
+            // As on a real node, the server sees the node.
             ensure!(amber.worker()?.addresses().both().contains(&answer.client), "{answer:?}");
         }
         amber.worker()?.drop_invalid_connections()
@@ -297,12 +297,54 @@ fn a_host_keeps_its_own_run_folder_and_shares_one() {
     world_test(|world| {
         let node = world.cluster("amber")?.gateway()?.clone();
         let mut command = Command::new("/bin/sh");
-        command.args(["-c", "echo own > /run/own; echo all > /run/shared/all; hostname=$(cat /proc/sys/kernel/hostname); echo $hostname"]);
-        let output = node.output_of(command)?;
+        command.args(["-c", "echo own > /run/own; echo all > /run/shared/all; cat /proc/sys/kernel/hostname"]);
+        let output = node.output_of(command, LIMIT)?;
         ensure!(String::from_utf8_lossy(&output.stdout).trim() == "amber-gateway", "{output:?}");
         ensure!(std::fs::read_to_string(node.run_folder().join("own"))?.trim() == "own");
         ensure!(std::fs::read_to_string(world.shared_folder().join("all"))?.trim() == "all");
         ensure!(!std::path::Path::new("/run/own").exists(), "a host's /run is its own");
+        Ok(())
+    });
+}
+
+#[test]
+fn tools_serve_people_who_step_in() {
+    world_test(|world| {
+        let amber = world.cluster("amber")?;
+        let (client, server) = (amber.gateway()?.pod("client")?, amber.worker()?.pod("server")?);
+        server.serve_http()?;
+        server.serve_stream(9)?;
+        server.serve_udp_echo(7)?;
+        let address = server.addresses().v6;
+        for (arguments, expected) in [
+            (vec!["get".to_owned(), format!("[{address}]:80"), "--count".into(), "5".into()], "5  amber/server"),
+            (vec!["ping".into(), address.to_string()], "answered in"),
+            (vec!["echo".into(), format!("[{address}]:7")], "1 of 1 answered"),
+            (vec!["download".into(), format!("[{address}]:9"), "--seconds".into(), "1".into()], "longest silence"),
+        ] {
+            let mut command = Command::new(own_program()?);
+            command.args(&arguments);
+            let output = client.output_of(command, LIMIT)?;
+            let text = String::from_utf8_lossy(&output.stdout);
+            ensure!(output.status.success() && text.contains(expected), "{arguments:?}: {text}");
+        }
+        let mut endless = Command::new("/bin/sleep");
+        endless.arg("1000");
+        ensure!(client.output_of(endless, SILENCE).is_err(), "a program that hangs is killed");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_pod_may_have_name_servers_of_its_own() {
+    world_test(|world| {
+        let pod = world.cluster("amber")?.worker()?.pod("client")?;
+        pod.use_resolvers(&[[10, 1, 0, 53].into()], "svc.clusterset.local")?;
+        let mut command = Command::new("/bin/cat");
+        command.arg("/etc/resolv.conf");
+        let text = String::from_utf8(pod.output_of(command, LIMIT)?.stdout)?;
+        ensure!(text == "nameserver 10.1.0.53\nsearch svc.clusterset.local\n", "{text}");
+        ensure!(!std::fs::read_to_string("/etc/resolv.conf")?.contains("10.1.0.53"), "only the pod's");
         Ok(())
     });
 }
@@ -322,41 +364,20 @@ fn the_evidence_tells_how_to_step_in_and_what_is_there() {
     });
 }
 
-/// Not a promise of its own: the next test runs it, and kills it.
 #[test]
-fn a_world_that_waits_to_be_killed() {
-    if std::env::var_os(ROLE).is_none() {
-        return;
-    }
-    world_test(|world| {
-        these_clusters_work(world, THREE)?;
-        println!("{STANDING}");
-        // Ended from outside; the test's own limit ends it if nobody does.
-        loop {
-            std::thread::park();
-        }
-    });
-}
-
-#[test]
-fn a_test_killed_at_once_leaves_no_process_behind() {
+fn a_world_killed_at_once_leaves_no_process_behind() {
     // A mark in the environment of every process of that world, to find them by.
     let mark = format!("to-be-killed-{}", std::process::id());
-    let mut child = Command::new("/proc/self/exe")
-        .args(["--exact", "a_world_that_waits_to_be_killed", "--nocapture", "--test-threads=1"])
-        .env(ROLE, &mark)
+    let mut child = Command::new(own_program().expect("tombolo-world"))
+        .arg("stand")
+        .env("TOMBOLO_WORLD_TEST_MARK", &mark)
         .stdout(Stdio::piped())
         .spawn()
-        .expect("this test starts itself");
-    let mut output = child.stdout.take().expect("its output");
-    let mut seen = Vec::new();
-    let mut buffer = [0; 1024];
-    while !String::from_utf8_lossy(&seen).contains(STANDING) {
-        let length = output.read(&mut buffer).expect("its output");
-        assert!(length > 0, "it ended early: {}", String::from_utf8_lossy(&seen));
-        seen.extend_from_slice(&buffer[..length]);
-    }
-    assert!(!processes_marked(&mark).is_empty(), "the world's processes are found by their environment");
+        .expect("a world starts");
+    let output = BufReader::new(child.stdout.take().expect("its output"));
+    let standing = output.lines().map_while(Result::ok).any(|line| line == "the world stands");
+    assert!(standing, "the world ended early");
+    assert!(processes_marked(&mark).len() > 20, "the world's processes are found by their environment");
     child.kill().expect("it is killed");
     child.wait().expect("it is gone");
     let deadline = Instant::now() + LIMIT;
@@ -365,29 +386,39 @@ fn a_test_killed_at_once_leaves_no_process_behind() {
         if left.is_empty() {
             break;
         }
-        assert!(Instant::now() < deadline, "these processes outlived their test: {left:?}");
+        assert!(Instant::now() < deadline, "these processes outlived their world: {left:?}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
 #[test]
 fn a_user_without_rights_gets_the_same_world() {
+    const WITHOUT_RIGHTS: &str = "pods_of_one_cluster_reach_each_other_and_gateways_of_all";
     if !nix::unistd::geteuid().is_root() {
         // This whole run is by such a user.
         return world_test(|world| these_clusters_work(world, THREE));
     }
-    let status = Command::new("/proc/self/exe")
-        .args(["--exact", "pods_of_one_cluster_reach_each_other_and_gateways_of_all", "--test-threads=1"])
+    // A copy, because nobody may be forbidden the folder that root builds in.
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let programs = folder.path().join("deps");
+    std::fs::create_dir(&programs).expect("a folder");
+    std::fs::copy("/proc/self/exe", programs.join("world")).expect("a copy");
+    let tool = own_program().expect("tombolo-world");
+    std::fs::copy(&tool, folder.path().join("tombolo-world")).expect("a copy");
+    std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).expect("readable to all");
+    let output = Command::new(programs.join("world"))
+        .args(["--exact", WITHOUT_RIGHTS, "--test-threads=1"])
         .uid(NOBODY)
         .gid(NOBODY)
         .current_dir("/")
         .output()
-        .expect("this test starts itself as nobody; its folder must be readable to all");
-    assert!(status.status.success(), "{}", String::from_utf8_lossy(&status.stdout));
+        .expect("this test starts itself as nobody");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
 }
 
 #[test]
-fn a_failing_body_fails_its_test_and_prints_evidence() {
+fn a_failing_body_fails_its_test() {
     let outcome = std::panic::catch_unwind(|| {
         world_test(|world| {
             world.cluster("amber")?;

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::str::FromStr;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -32,10 +33,14 @@ pub fn query(
     transport: Transport,
     limit: Duration,
 ) -> Result<Message> {
-    let question = question(name, kind, transport)?;
-    let answer = host.run(|| exchange(server, &question, transport, limit))?;
-    let answer = answer.with_context(|| format!("{}: asking {server} for {name} {kind}", host.name()))?;
-    Ok(Message::from_vec(&answer)?)
+    host.run(|| ask(server, name, kind, transport, limit))?.with_context(|| format!("from {}", host.name()))
+}
+
+/// As [`query`], from the network namespace of the calling thread.
+pub fn ask(server: SocketAddr, name: &str, kind: RecordType, transport: Transport, limit: Duration) -> Result<Message> {
+    let answer = exchange(server, &question(name, kind, transport)?, transport, limit)
+        .with_context(|| format!("asking {server} for {name} {kind}"))?;
+    Message::from_vec(&answer).with_context(|| format!("the answer of {server} is no DNS message"))
 }
 
 /// Sends these bytes as one datagram, from `host`, and returns the answer's bytes.
@@ -44,7 +49,9 @@ pub fn exchange_datagram(host: &Host, server: SocketAddr, datagram: &[u8], limit
 }
 
 fn question(name: &str, kind: RecordType, transport: Transport) -> Result<Vec<u8>> {
-    let identifier = u16::from_be_bytes([std::process::id() as u8, kind.into_low_byte()]);
+    /// Tells the questions of one run from each other.
+    static IDENTIFIER: AtomicU16 = AtomicU16::new(1);
+    let identifier = IDENTIFIER.fetch_add(1, Ordering::Relaxed);
     let mut message = Message::new(identifier, MessageType::Query, OpCode::Query);
     message.metadata.recursion_desired = true;
     message.add_query(Query::query(Name::from_str(name)?, kind));
@@ -54,16 +61,6 @@ fn question(name: &str, kind: RecordType, transport: Transport) -> Result<Vec<u8
         message.set_edns(edns);
     }
     Ok(message.to_vec()?)
-}
-
-trait LowByte {
-    fn into_low_byte(self) -> u8;
-}
-
-impl LowByte for RecordType {
-    fn into_low_byte(self) -> u8 {
-        u16::from(self).to_be_bytes()[1]
-    }
 }
 
 fn exchange(server: SocketAddr, question: &[u8], transport: Transport, limit: Duration) -> Result<Vec<u8>> {

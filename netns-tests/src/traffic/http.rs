@@ -119,7 +119,7 @@ impl Tally {
 
 /// Asks once, from `host`. `limit` is for connecting and for each silence after that.
 pub fn get(host: &Host, target: SocketAddr, limit: Duration) -> Result<Answer> {
-    host.run(|| ask(target, limit))?.with_context(|| format!("{}: asking {target}", host.name()))
+    host.run(|| ask(target, limit))?.with_context(|| format!("from {}", host.name()))
 }
 
 /// Asks until someone answers or `limit` is over.
@@ -140,29 +140,37 @@ pub fn get_within(host: &Host, target: SocketAddr, limit: Duration) -> Result<An
 
 /// Asks `count` times, each over a connection of its own, one after the other.
 pub fn get_many(host: &Host, target: SocketAddr, count: usize, limit: Duration) -> Result<Tally> {
-    host.run(|| {
-        let mut tally = Tally::default();
-        for _ in 0..count {
-            match ask(target, limit) {
-                Ok(answer) => {
-                    *tally.pods.entry(format!("{}/{}", answer.cluster, answer.pod)).or_default() += 1;
-                    *tally.clusters.entry(answer.cluster).or_default() += 1;
-                    tally.took.push(answer.took);
-                }
-                Err(error) => {
-                    tally.failed += 1;
-                    if tally.failures.len() < FAILURES_KEPT {
-                        tally.failures.push(format!("{error:#}"));
-                    }
+    host.run(|| ask_many(target, count, limit))
+}
+
+/// As [`get_many`], from the network namespace of the calling thread.
+pub fn ask_many(target: SocketAddr, count: usize, limit: Duration) -> Tally {
+    let mut tally = Tally::default();
+    for _ in 0..count {
+        match ask(target, limit) {
+            Ok(answer) => {
+                *tally.pods.entry(format!("{}/{}", answer.cluster, answer.pod)).or_default() += 1;
+                *tally.clusters.entry(answer.cluster).or_default() += 1;
+                tally.took.push(answer.took);
+            }
+            Err(error) => {
+                tally.failed += 1;
+                if tally.failures.len() < FAILURES_KEPT {
+                    tally.failures.push(format!("{error:#}"));
                 }
             }
         }
-        tally.took.sort_unstable();
-        tally
-    })
+    }
+    tally.took.sort_unstable();
+    tally
 }
 
-fn ask(target: SocketAddr, limit: Duration) -> Result<Answer> {
+/// As [`get`], from the network namespace of the calling thread.
+pub fn ask(target: SocketAddr, limit: Duration) -> Result<Answer> {
+    exchange(target, limit).with_context(|| format!("asking {target}"))
+}
+
+fn exchange(target: SocketAddr, limit: Duration) -> Result<Answer> {
     let started = Instant::now();
     let mut stream = TcpStream::connect_timeout(&target, limit).context("connecting")?;
     stream.set_read_timeout(Some(limit))?;

@@ -46,7 +46,7 @@ pub fn serve(port: u16) -> io::Result<()> {
 pub struct Download {
     seen: Arc<Mutex<Seen>>,
     stop: Arc<AtomicBool>,
-    thread: Option<std::thread::JoinHandle<Result<()>>>,
+    thread: Option<std::thread::JoinHandle<()>>,
 }
 
 #[derive(Debug)]
@@ -70,14 +70,18 @@ pub struct Flow {
 impl Download {
     /// Connects from `host` within `limit` and downloads until stopped.
     pub fn start(host: &Host, target: SocketAddr, limit: Duration) -> Result<Self> {
-        let stream = host.run(|| TcpStream::connect_timeout(&target, limit))?;
-        let stream = stream.with_context(|| format!("{}: connecting to {target}", host.name()))?;
+        host.run(|| Self::ask(target, limit))?.with_context(|| format!("from {}", host.name()))
+    }
+
+    /// As [`Self::start`], from the network namespace of the calling thread.
+    pub fn ask(target: SocketAddr, limit: Duration) -> Result<Self> {
+        let stream = TcpStream::connect_timeout(&target, limit).with_context(|| format!("connecting to {target}"))?;
         // Only so that the thread looks at `stop` now and then; a silence may be longer.
         stream.set_read_timeout(Some(Duration::from_millis(50)))?;
         let seen = Seen { bytes: 0, last: Instant::now(), longest_silence: Duration::ZERO, ended: None };
         let (seen, stop) = (Arc::new(Mutex::new(seen)), Arc::new(AtomicBool::new(false)));
         let (shared, stopped) = (seen.clone(), stop.clone());
-        let thread = host.namespace().spawn(move || receive(stream, &shared, &stopped))?;
+        let thread = std::thread::spawn(move || receive(stream, &shared, &stopped));
         Ok(Self { seen, stop, thread: Some(thread) })
     }
 

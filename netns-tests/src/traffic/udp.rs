@@ -39,12 +39,12 @@ pub struct Echoes {
 
 /// Sends `count` datagrams of `size` bytes from `host`, each after the answer to the one before or after `limit`.
 pub fn echo(host: &Host, target: SocketAddr, count: usize, size: usize, limit: Duration) -> Result<Echoes> {
-    ensure!((8..=LARGEST).contains(&size), "a datagram here has 8 to {LARGEST} bytes, not {size}");
-    host.run(|| exchange(target, count, size, limit))?
-        .with_context(|| format!("{}: UDP echo with {target}", host.name()))
+    host.run(|| ask(target, count, size, limit))?.with_context(|| format!("{}: UDP echo with {target}", host.name()))
 }
 
-fn exchange(target: SocketAddr, count: usize, size: usize, limit: Duration) -> Result<Echoes> {
+/// As [`echo`], from the network namespace of the calling thread.
+pub fn ask(target: SocketAddr, count: usize, size: usize, limit: Duration) -> Result<Echoes> {
+    ensure!((8..=LARGEST).contains(&size), "a datagram here has 8 to {LARGEST} bytes, not {size}");
     let from: SocketAddr =
         if target.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
     let socket = UdpSocket::bind(from)?;
