@@ -7,9 +7,12 @@ extern crate alloc;
 
 pub mod advertisement;
 pub mod agents;
+pub mod conversation;
 pub mod index;
+pub mod ledger;
 pub mod local;
 pub mod merge;
+pub mod message;
 pub mod remote;
 pub mod slices;
 #[cfg(test)]

@@ -165,9 +165,9 @@ impl RemoteIndex {
         let remote = self.entry(cluster, now);
         // Another epoch is a rebuilt cluster: what it exported before the loss may come back, and keeps its age.
         let same_epoch = remote.token.as_ref().is_some_and(|held| held.epoch == token.epoch);
-        remote.token = Some(token);
         remote.last_heard = Some(wall);
         let touched = remote.replace(items, bounds, wall);
+        remote.settle(token);
         // A cluster that is rebuilt again and again under other names must not fill our memory.
         if same_epoch || remote.first_exported.len() > 2 * bounds.services {
             let RemoteCluster { first_exported, said, .. } = remote;
@@ -176,12 +176,12 @@ impl RemoteIndex {
         touched
     }
 
-    /// Some items more, other or gone.
+    /// Some items more, other or gone; the token stands at the end of what belongs together.
     pub fn changes(
         &mut self,
         cluster: &ClusterId,
         changes: &[ItemChange],
-        token: Token,
+        token: Option<Token>,
         now: Instant,
         wall: WallTime,
     ) -> BTreeSet<ServiceName> {
@@ -197,8 +197,15 @@ impl RemoteIndex {
                 remote.first_exported.remove(&change.key.service);
             }
         }
-        remote.token = Some(token);
+        if let Some(token) = token {
+            remote.settle(token);
+        }
         touched
+    }
+
+    /// Whether what is held differs from what the cluster says it holds: only a snapshot helps.
+    pub fn is_astray(&self, cluster: &ClusterId) -> bool {
+        self.clusters.get(cluster).is_some_and(|remote| remote.token.is_none() && !remote.said.is_empty())
     }
 
     /// A conversation with the cluster opened or ended.
@@ -286,6 +293,11 @@ impl RemoteIndex {
 }
 
 impl RemoteCluster {
+    /// Takes the token for what is held now, if that is what it stands for.
+    fn settle(&mut self, token: Token) {
+        self.token = (self.truncated || token.hash == self.said.hash()).then_some(token);
+    }
+
     fn replace(&mut self, fresh: Advertisement, bounds: Bounds, wall: WallTime) -> BTreeSet<ServiceName> {
         self.truncated = false;
         let mut touched = BTreeSet::new();

@@ -68,7 +68,7 @@ fn a_rebuilt_cluster_keeps_the_age_of_its_exports() {
 fn an_export_taken_back_and_made_again_is_as_old_as_it_says() {
     let mut index = heard("e", 1);
     let birch = cluster("birch");
-    let token = |index: &RemoteIndex| index.token(&birch).unwrap();
+    let token = |_: &RemoteIndex| None;
     let gone = [ItemChange { key: ItemKey::service(web()), item: None }];
     index.changes(&birch, &gone, token(&index), T0, time(60));
     let again = [ItemChange { key: ItemKey::service(web()), item: Some(service(55)) }];
@@ -114,4 +114,14 @@ fn what_is_over_the_bounds_is_refused_and_the_rest_stays_and_the_next_talk_begin
     assert_eq!(index.claims(&web()).count(), 1);
     assert_eq!(index.refusals(&birch), [(Refusal::TooManyServices, 1)].into());
     assert_eq!(index.token(&birch), None);
+}
+
+#[test]
+fn content_that_is_not_what_the_token_stands_for_is_noticed() {
+    let mut index = heard("e", 1);
+    let birch = cluster("birch");
+    assert!(!index.is_astray(&birch));
+    let wrong = Token { epoch: "e".into(), hash: ContentHash::default() };
+    index.changes(&birch, &[], Some(wrong), T0, time(60));
+    assert!(index.is_astray(&birch) && index.token(&birch).is_none());
 }
