@@ -90,6 +90,8 @@ impl Service {
         if slots.windows(2).any(|two| two[0].address.is_ipv4() != two[1].address.is_ipv4()) {
             return Err(InvalidService::MixedFamilies);
         }
+        // Without slots there is nothing to be bound to: one empty service equals another.
+        let affinity = if slots.is_empty() { Affinity::None } else { affinity };
         Ok(Self { slots: slots.into(), affinity })
     }
 

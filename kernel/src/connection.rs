@@ -1,0 +1,89 @@
+//! Tracked flows: those to an endpoint that left are ended.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use kernel_core::{Backend, Frontend};
+use nix::errno::Errno;
+
+use crate::Error;
+use crate::message::{Message, address, attributes_after, find, read_be16};
+use crate::socket::Socket;
+use crate::table::FIXED;
+
+// <linux/netfilter/nfnetlink_conntrack.h>: subsystem 1 in the upper byte.
+const GET: u16 = 1 << 8 | 1;
+const DELETE: u16 = 1 << 8 | 2;
+const ORIGINAL: u16 = 1;
+const REPLY: u16 = 2;
+const ID: u16 = 12;
+const TUPLE_IP: u16 = 1;
+const TUPLE_PROTOCOL: u16 = 2;
+const SOURCES: [u16; 2] = [1, 3];
+const DESTINATIONS: [u16; 2] = [2, 4];
+const PROTOCOL_NUMBER: u16 = 1;
+const SOURCE_PORT: u16 = 2;
+const DESTINATION_PORT: u16 = 3;
+
+/// Ends tracked flows that began to one of the frontends and were given to the backend beside it. All are looked for in
+/// one list; returns how many were ended.
+pub(crate) fn forget(socket: &mut Socket, gone: &BTreeSet<(Frontend, Backend)>) -> Result<usize, Error> {
+    let mut ended = 0;
+    let families: BTreeSet<u8> = gone.iter().map(|(frontend, _)| family(frontend.address)).collect();
+    for family in families {
+        let fixed = [family, 0, 0, 0];
+        let flows = socket.dump(&Message::new(GET, 0, &fixed), |received| {
+            let attributes = received.payload.get(FIXED..)?;
+            let original = find(attributes, ORIGINAL)?;
+            let given = read_tuple(original)?;
+            let answering = read_tuple(find(attributes, REPLY)?)?;
+            let is_gone = gone.iter().any(|(frontend, backend)| {
+                given.protocol == frontend.protocol.number()
+                    && given.destination == (frontend.address, frontend.port)
+                    && answering.source == (backend.address, backend.port)
+            });
+            is_gone.then(|| (original.to_vec(), find(attributes, ID).map(<[u8]>::to_vec)))
+        });
+        for (original, id) in flows.map_err(|error| error.of("list of tracked connections"))? {
+            let mut message = Message::new(DELETE, 0, &fixed);
+            message.nest(ORIGINAL, |tuple| {
+                for (kind, value) in attributes_after(&original, 0) {
+                    tuple.put(kind | NESTED, value);
+                }
+            });
+            // With its number, so that a flow that took its place meanwhile stays.
+            if let Some(id) = id {
+                message.put(ID, &id);
+            }
+            match socket.request(message) {
+                Ok(()) => ended += 1,
+                Err(error) if error.errno() == Some(Errno::ENOENT) => {}
+                Err(error) => return Err(error.of("tracked connection")),
+            }
+        }
+    }
+    Ok(ended)
+}
+
+const NESTED: u16 = 0x8000;
+
+struct Tuple {
+    protocol: u8,
+    source: (IpAddr, u16),
+    destination: (IpAddr, u16),
+}
+
+fn read_tuple(tuple: &[u8]) -> Option<Tuple> {
+    let (ip, protocol) = (find(tuple, TUPLE_IP)?, find(tuple, TUPLE_PROTOCOL)?);
+    let of = |kinds: [u16; 2]| kinds.iter().find_map(|kind| find(ip, *kind)).and_then(address);
+    let port = |kind| find(protocol, kind).and_then(|port| read_be16(port, 0));
+    Some(Tuple {
+        protocol: *find(protocol, PROTOCOL_NUMBER)?.first()?,
+        source: (of(SOURCES)?, port(SOURCE_PORT)?),
+        destination: (of(DESTINATIONS)?, port(DESTINATION_PORT)?),
+    })
+}
+
+fn family(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 2 } else { 10 }
+}
