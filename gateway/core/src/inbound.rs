@@ -145,16 +145,16 @@ impl Inbound {
                 self.order.push(index as u32);
                 None
             }
-            Some(Message::HandshakeInitiation | Message::HandshakeResponse(_) | Message::CookieReply(_)) => {
-                match sessions.handshake(datagrams.bytes(index), from, replies, now) {
-                    Ok(Some(link)) => {
-                        self.heard(link, from, now);
-                        None
-                    }
-                    Ok(None) => None,
-                    Err(refusal) => Some(refusal),
+            Some(message) => match sessions.handshake(datagrams.bytes(index), from, replies, now) {
+                // An initiation may be an old one, sent again by a stranger to a gateway that forgot it: only what
+                // answers us proves that the peer is at this address now. A real initiator goes on with data at once.
+                Ok(Some(link)) if message != Message::HandshakeInitiation => {
+                    self.heard(link, from, now);
+                    None
                 }
-            }
+                Ok(_) => None,
+                Err(refusal) => Some(refusal),
+            },
         };
         if let Some(meta) = datagrams.meta_mut(index) {
             meta.refused = refused;

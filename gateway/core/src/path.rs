@@ -1,4 +1,4 @@
-//! [`Path`]: the life of one link as a state machine: probed, up, late, down, up again.
+//! The life of one link as a state machine: probed, up, late, down, up again.
 //!
 //! The budget is 400 ms from the last packet to [`PathState::Down`], so that a TCP flow on another link goes on within a
 //! second (its second retransmission comes at about 0.6 s). It is spent so: one probe interval of 100 ms, 80 ms until its

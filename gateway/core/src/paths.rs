@@ -1,6 +1,6 @@
 //! [`Paths`]: every link of this gateway: which exist, which are up, where their peers are, and what to say of it.
 
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::Ipv6Addr;
@@ -87,8 +87,7 @@ impl Paths {
 
     /// Takes a new topology. Links that are in the old one too go on undisturbed.
     pub fn reconfigure(&mut self, topology: Topology, now: Instant) -> Reconfigured {
-        let settled = self.topology.peers.iter().map(|peer| peer.id.clone()).collect::<BTreeSet<_>>();
-        let (topology, refused) = topology_check::admissible(&topology, &settled);
+        let (topology, refused) = topology_check::admissible(&topology, &self.topology);
         let wanted = wanted_links(&topology);
         let removed: Vec<LinkId> = self
             .links

@@ -32,11 +32,17 @@ pub enum RefusedClaim {
     KeyTwice { cluster: ClusterId, key: TunnelKey },
 }
 
-/// Takes out what cannot be. `settled` are the clusters that were there before: what they hold, a newcomer cannot take.
-pub(crate) fn admissible(topology: &Topology, settled: &BTreeSet<ClusterId>) -> (Topology, Vec<RefusedClaim>) {
+/// Takes out what cannot be. What a cluster held in `before` and still claims, no other can take from it.
+pub(crate) fn admissible(topology: &Topology, before: &Topology) -> (Topology, Vec<RefusedClaim>) {
     let mut check = Check::new(&topology.ours);
+    for peer in &topology.peers {
+        let held = before.peers.iter().filter(|held| held.id == peer.id).flat_map(|held| &held.prefixes);
+        let kept = held.filter(|prefix| peer.prefixes.contains(prefix)).map(|prefix| (*prefix, peer.id.clone()));
+        check.prefixes.extend(kept);
+    }
+    let known = |peer: &PeerCluster| before.peers.iter().any(|held| held.id == peer.id);
     let mut order: Vec<&PeerCluster> = topology.peers.iter().collect();
-    order.sort_by_key(|peer| (!settled.contains(&peer.id), &peer.id));
+    order.sort_by_key(|peer| (!known(peer), &peer.id));
     let mut peers: Vec<PeerCluster> = order.into_iter().filter_map(|peer| check.peer(peer)).collect();
     peers.sort_by(|a, b| a.id.cmp(&b.id));
     (Topology { ours: topology.ours.clone(), peers }, check.refused)
@@ -107,7 +113,9 @@ impl<'a> Check<'a> {
         if let Some(ours) = self.ours.prefixes.iter().chain([&own]).find(|ours| ours.overlaps(&prefix)) {
             return Some(RefusedClaim::OverlapsOurs { cluster: cluster(), prefix, ours: *ours });
         }
-        let (theirs, holder) = self.prefixes.iter().find(|(theirs, _)| theirs.overlaps(&prefix))?;
+        // Nesting within one cluster is its own affair.
+        let others = self.prefixes.iter().filter(|(_, holder)| *holder != cluster());
+        let (theirs, holder) = others.into_iter().find(|(theirs, _)| theirs.overlaps(&prefix))?;
         Some(RefusedClaim::OverlapsPeer { cluster: cluster(), prefix, holder: holder.clone(), theirs: *theirs })
     }
 
