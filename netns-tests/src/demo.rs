@@ -69,15 +69,30 @@ fn show(world: &World, hold: bool) -> Result<()> {
 
     let tally = shares::measure(&clusters, v4)?;
     shares::check(&tally)?;
-    let got: Vec<String> =
-        shares::WEIGHTS.iter().map(|(name, weight)| format!("{name} {weight} → {:.1} %", 100.0 * tally.share(name))).collect();
-    steps.done("shares", format!("{} over {} connections, p50 {}", got.join(", "), tally.answered(), milliseconds(tally.percentile(0.5))));
+    let got: Vec<String> = shares::WEIGHTS
+        .iter()
+        .map(|(name, weight)| format!("{name} {weight} → {:.1} %", 100.0 * tally.share(name)))
+        .collect();
+    steps.done(
+        "shares",
+        format!(
+            "{} over {} connections, p50 {}",
+            got.join(", "),
+            tally.answered(),
+            milliseconds(tally.percentile(0.5))
+        ),
+    );
 
     let measured = propagation::measure(&clusters, propagation::CHANGES)?;
     for (what, times) in [("DNS answer", &measured.name), ("new connection", &measured.connection)] {
         let (half, most) = (times.percentile(50), times.percentile(99));
         ensure!(most <= propagation::P99, "p99 until the {what} is {most:?}, more than {:?}", propagation::P99);
-        let seen = format!("{what} in amber after a change in birch: p50 {}, p99 {} of {}", milliseconds(half), milliseconds(most), times.count());
+        let seen = format!(
+            "{what} in amber after a change in birch: p50 {}, p99 {} of {}",
+            milliseconds(half),
+            milliseconds(most),
+            times.count()
+        );
         steps.done("a change", seen);
     }
 
@@ -102,7 +117,10 @@ fn show(world: &World, hold: bool) -> Result<()> {
         milliseconds(lost.back_after)
     );
     steps.done("a cluster dies", seen);
-    println!("\nShown in {:.1} s. Everything above was measured with real packets just now.", steps.begun.elapsed().as_secs_f64());
+    println!(
+        "\nShown in {:.1} s. Everything above was measured with real packets just now.",
+        steps.begun.elapsed().as_secs_f64()
+    );
     if hold {
         keep_up(&clusters)?;
     }
@@ -112,11 +130,17 @@ fn show(world: &World, hold: bool) -> Result<()> {
 /// One connection in each family, from the name on: ask DNS, connect, read the answer.
 fn answers(clusters: &ThreeClusters, targets: [SocketAddr; 2]) -> Result<String> {
     let mut seen = Vec::new();
-    for (server, (target, kind)) in clusters.amber.dns()?.into_iter().zip(targets.into_iter().zip([RecordType::A, RecordType::AAAA])) {
+    for (server, (target, kind)) in
+        clusters.amber.dns()?.into_iter().zip(targets.into_iter().zip([RecordType::A, RecordType::AAAA]))
+    {
         let name = "web.shop.svc.clusterset.local.";
         dns::query(&clusters.client, server, name, kind, dns::Transport::Udp, Duration::from_secs(2))?;
         let answer = http::get_within(&clusters.client, target, PATIENCE)?;
-        ensure!(answer.client == clusters.client.addresses().both()[usize::from(target.is_ipv6())], "the source address was lost: {}", answer.client);
+        ensure!(
+            answer.client == clusters.client.addresses().both()[usize::from(target.is_ipv6())],
+            "the source address was lost: {}",
+            answer.client
+        );
         let family = if target.is_ipv4() { "IPv4" } else { "IPv6" };
         seen.push(format!("{family}: {} of {} in {}", answer.pod, answer.cluster, milliseconds(answer.took)));
     }
@@ -124,7 +148,11 @@ fn answers(clusters: &ThreeClusters, targets: [SocketAddr; 2]) -> Result<String>
 }
 
 fn milliseconds(time: Duration) -> String {
-    if time < Duration::from_secs(1) { format!("{:.1} ms", time.as_secs_f64() * 1e3) } else { format!("{:.2} s", time.as_secs_f64()) }
+    if time < Duration::from_secs(1) {
+        format!("{:.1} ms", time.as_secs_f64() * 1e3)
+    } else {
+        format!("{:.2} s", time.as_secs_f64())
+    }
 }
 
 /// Says how to step into each pod and node, and waits.
@@ -140,7 +168,10 @@ fn keep_up(clusters: &ThreeClusters) -> Result<()> {
     println!("      then: {} tombolo status", crate::host::own_program()?.display());
     println!("  manifests                 {} inside any of them", clusters.amber.manifests().display());
     let [server, _] = clusters.amber.dns()?;
-    clusters.client.use_resolvers(&[server.ip()], "svc.clusterset.local").context("giving the client pod its name server")?;
+    clusters
+        .client
+        .use_resolvers(&[server.ip()], "svc.clusterset.local")
+        .context("giving the client pod its name server")?;
     if std::io::stdin().is_terminal() {
         println!("\nEnter ends it.");
         let mut line = String::new();

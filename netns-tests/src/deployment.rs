@@ -243,7 +243,7 @@ impl Deployment {
     pub fn tombolo(&self, node: &Node, arguments: &[&str]) -> Result<Output> {
         let mut command = Command::new(own_program()?);
         command.arg("tombolo").args(arguments);
-        node.output_of(command)
+        node.output_of(command, START_LIMIT)
     }
 
     /// What a part answers to a question, as JSON.
@@ -284,7 +284,8 @@ impl Deployment {
             let reachable = self.metric(node, Part::Gateway, "tombolo_peer_reachable", &[&label])?;
             ensure!(reachable >= 1.0, "packets do not reach {peer} yet");
             let first = self.cluster().nodes().first().context("a cluster without nodes")?;
-            let synced = self.metric(first, Part::Controller, "tombolo_sync_last_success_timestamp_seconds", &[&label])?;
+            let synced =
+                self.metric(first, Part::Controller, "tombolo_sync_last_success_timestamp_seconds", &[&label])?;
             ensure!(synced > 0.0, "nothing was synced from {peer} yet");
             Ok(())
         })
@@ -315,7 +316,8 @@ impl Deployment {
             let mut found = Vec::new();
             for kind in [RecordType::A, RecordType::AAAA] {
                 let transport = crate::traffic::dns::Transport::Udp;
-                let answer = crate::traffic::dns::query(client, server, &name, kind, transport, Duration::from_secs(1))?;
+                let answer =
+                    crate::traffic::dns::query(client, server, &name, kind, transport, Duration::from_secs(1))?;
                 let before = found.len();
                 found.extend(answer.answers.iter().filter_map(|record| match &record.data {
                     RData::A(address) => Some(IpAddr::V4(address.0)),

@@ -139,9 +139,12 @@ fn kernel_checks() -> Vec<Check> {
             let vxlan = VxlanLink::new("vxlan", 7).port(4790);
             host.links("vxlan", async |links| links.add_link(vxlan).await)
         }),
-        check("tun with several queues", true, "modprobe tun (CONFIG_TUN); /dev/net/tun must be open to all", |host| {
-            host.run(tun)?
-        }),
+        check(
+            "tun with several queues",
+            true,
+            "modprobe tun (CONFIG_TUN); chmod 0666 /dev/net/tun, as udev does",
+            |host| host.run(tun)?,
+        ),
         check("nftables", true, "modprobe nf_tables (CONFIG_NF_TABLES, CONFIG_NF_TABLES_INET)", |host| {
             let base = BaseChain::filter(FilterHook::Forward, Priority::Filter);
             replace_table(host, "probe", Family::Inet, vec![chain("probe", Family::Inet, "probe", base)?], vec![])

@@ -1,4 +1,4 @@
-//! The programs that run inside a world's hosts: traffic tools, for tests and for people who step in.
+//! The programs that run inside a world's hosts: Tombolo itself, and traffic tools for tests and for people who step in.
 
 mod tools;
 
@@ -15,6 +15,7 @@ const USAGE: &str = "tombolo-world: clusters on one machine
   stand                                           make three clusters and keep them until interrupted
 
 Inside a node or a pod:
+  tombolo ...                                     Tombolo, as built from this source
   get ADDRESS:PORT [--count N]                    ask over HTTP and count who answers
   ping ADDRESS                                    ICMP echo
   echo ADDRESS:PORT [--count N] [--size BYTES]    UDP there and back
@@ -23,6 +24,7 @@ Inside a node or a pod:
   serve-http --port P --pod NAME --cluster NAME   answer HTTP with these names
   serve-stream --port P                           send a little every 5 ms to whoever connects
   serve-udp-echo --port P                         send datagrams back
+  tombolo …                                       be tombolo itself
   mount-over FILE TARGET                          put FILE over TARGET in this mount namespace";
 
 fn main() -> ExitCode {
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
 fn run(arguments: &[String]) -> Result<ExitCode> {
     let Some((command, rest)) = arguments.split_first() else { bail!("{USAGE}") };
     match command.as_str() {
+        "tombolo" => return Ok(cli::run(std::env::args_os().skip(1))),
         "stand" => return world::inside(|| stand().unwrap_or_else(|error| tools::failure(&error))),
         "get" => return tools::get(rest),
         "ping" => return tools::ping(rest),

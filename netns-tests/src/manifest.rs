@@ -110,7 +110,8 @@ impl Service {
         );
         // Writing to a String cannot fail.
         for (port_name, protocol, port, target) in &self.ports {
-            let _ = writeln!(text, "  - {{name: {port_name}, protocol: {protocol}, port: {port}, targetPort: {target}}}");
+            let _ =
+                writeln!(text, "  - {{name: {port_name}, protocol: {protocol}, port: {port}, targetPort: {target}}}");
         }
         for (family, suffix) in [("IPv4", "v4"), ("IPv6", "v6")] {
             let _ = write!(

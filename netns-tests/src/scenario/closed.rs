@@ -36,7 +36,7 @@ pub fn measure(clusters: &ThreeClusters) -> Result<Closed> {
     for address in pod.addresses().both() {
         ensure!(!reaches_by_tcp(clusters, &pod, address), "TCP reaches {address}, which is not exported");
         let echoes = udp::echo(&clusters.client, SocketAddr::new(address, UDP_PORT), 1, 16, SILENCE)?;
-        ensure!(echoes.received == 0, "UDP reaches {address}, which is not exported");
+        ensure!(echoes.answered == 0, "UDP reaches {address}, which is not exported");
         let echo = icmp::ping_once(&clusters.client, address, SILENCE)?;
         ensure!(echo.is_none(), "an ICMP echo reaches {address}, which is not exported");
     }

@@ -2,6 +2,7 @@
 //!
 //! Each scenario takes clusters that are up, does one thing, and returns what it measured.
 
+pub mod clear_text;
 pub mod closed;
 pub mod cluster_lost;
 pub mod propagation;

@@ -30,7 +30,10 @@ pub fn check(tally: &Tally) -> Result<()> {
     for (cluster, weight) in WEIGHTS {
         let wanted = f64::from(weight) / f64::from(total);
         let got = tally.share(cluster);
-        ensure!((got - wanted).abs() <= POINTS, "{cluster} got {got:.3} of the connections, its weight asks for {wanted:.3}");
+        ensure!(
+            (got - wanted).abs() <= POINTS,
+            "{cluster} got {got:.3} of the connections, its weight asks for {wanted:.3}"
+        );
     }
     Ok(())
 }

@@ -30,7 +30,8 @@ impl ThreeClusters {
         let [amber, birch, cedar] = ["amber", "birch", "cedar"].map(|name| world.cluster(name));
         let (amber, birch, cedar) = (amber?, birch?, cedar?);
         let client = amber.worker()?.pod("client")?;
-        let servers = vec![birch.worker()?.pod("web-1")?, cedar.worker()?.pod("web-1")?, cedar.gateway()?.pod("web-2")?];
+        let servers =
+            vec![birch.worker()?.pod("web-1")?, cedar.worker()?.pod("web-1")?, cedar.gateway()?.pod("web-2")?];
         for server in &servers {
             server.serve_http()?;
         }

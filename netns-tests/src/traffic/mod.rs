@@ -7,6 +7,7 @@ pub mod dns;
 pub mod http;
 pub mod icmp;
 pub mod stream;
+pub mod surface;
 pub mod udp;
 
 use std::io;
