@@ -15,13 +15,16 @@
 
 pub mod backend;
 pub mod error;
+mod field_line;
+pub mod folder;
+mod kinds;
+pub mod manifest;
 pub mod watch;
 
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use api::Kind;
-
+pub use api::Kind;
 pub use backend::{Backend, KindName, ObjectKey, Preconditions};
 pub use error::Error;
 pub use watch::{Event, Watch};

@@ -1,0 +1,379 @@
+//! Manifests: the bytes of one file in, its documents and what is wrong with the others out. Nothing here touches a
+//! file.
+//!
+//! A file is split at its `---` lines before it is parsed, so that a broken document costs only itself.
+
+use std::borrow::Cow;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::backend::{KindName, ObjectKey};
+use crate::kinds::{self, Known, Refusal};
+
+/// The largest file that is read, in bytes. A service with its slices has a few KiB: thousands fit into one file.
+pub const MAX_FILE_BYTES: usize = 4 * 1024 * 1024;
+/// Most documents in one file. What is over is reported and not read.
+pub const MAX_DOCUMENTS: usize = 10_000;
+/// Most problems reported of one file: an operator mends the first ones first.
+const MAX_PROBLEMS: usize = 100;
+/// How deep values may nest. Kubernetes objects stay below 20.
+const MAX_DEPTH: usize = 64;
+/// Most values in one document, those repeated by aliases included.
+const MAX_VALUES: usize = 250_000;
+/// The longest reason given, in bytes: a hostile value must not become a log line of a megabyte.
+const MAX_REASON_BYTES: usize = 400;
+
+/// An object's place among all objects.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Key {
+    pub(crate) kind: KindName,
+    pub(crate) object: ObjectKey,
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.kind.kind, self.object)
+    }
+}
+
+impl Key {
+    /// Where `object`, which is of `kind`, belongs.
+    pub(crate) fn of(kind: KindName, object: &Value) -> Self {
+        let text = |field: &str| object.pointer(field).and_then(Value::as_str);
+        let namespace = if kind.namespaced {
+            Some(text("/metadata/namespace").filter(|namespace| !namespace.is_empty()).unwrap_or("default"))
+        } else {
+            None
+        };
+        Self { kind, object: ObjectKey::new(namespace, text("/metadata/name").unwrap_or_default()) }
+    }
+}
+
+/// What one file says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Manifest {
+    pub(crate) documents: Vec<Document>,
+    pub(crate) problems: Vec<Problem>,
+}
+
+/// A good object and where it stands.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Document {
+    pub(crate) key: Key,
+    pub(crate) line: u64,
+    pub(crate) object: Value,
+}
+
+/// A document that is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Problem {
+    /// From 1; `None` when it is the whole file.
+    pub(crate) line: Option<u64>,
+    /// Which object it would have been, where the document still shows it.
+    pub(crate) key: Option<Key>,
+    pub(crate) reason: String,
+}
+
+impl Manifest {
+    /// A file that cannot be read at all.
+    pub(crate) fn unreadable(reason: String) -> Self {
+        Self { documents: Vec::new(), problems: vec![Problem { line: None, key: None, reason }] }
+    }
+
+    /// Whether something in the file cannot be told apart: any object that came from this file may be meant.
+    pub(crate) fn is_opaque(&self) -> bool {
+        self.problems.iter().any(|problem| problem.key.is_none())
+    }
+
+    fn problem(&mut self, line: u64, key: Option<Key>, reason: impl Into<String>) {
+        self.problems.push(Problem { line: Some(line), key, reason: shortened(reason.into()) });
+    }
+}
+
+/// Reads a file's bytes. `json` says that the file's name ends so.
+pub(crate) fn read(bytes: &[u8], json: bool) -> Manifest {
+    if bytes.len() > MAX_FILE_BYTES {
+        return Manifest::unreadable(too_large(bytes.len() as u64));
+    }
+    let text = match std::str::from_utf8(bytes) {
+        Ok(text) => text.strip_prefix('\u{feff}').unwrap_or(text),
+        Err(error) => {
+            let line = 1 + bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count() as u64;
+            let mut manifest = Manifest::default();
+            manifest.problem(line, None, "is not UTF-8: save the file as UTF-8");
+            return manifest;
+        }
+    };
+    let mut manifest = Manifest::default();
+    if json {
+        read_json(text, &mut manifest);
+    } else {
+        read_yaml(text, &mut manifest);
+    }
+    if manifest.problems.len() > MAX_PROBLEMS {
+        let more = manifest.problems.len() - MAX_PROBLEMS;
+        // The rest stays unnamed, so whatever came from this file before is kept.
+        manifest.problems.truncate(MAX_PROBLEMS);
+        manifest.problems.push(Problem {
+            line: None,
+            key: None,
+            reason: format!("{more} more documents of this file are refused"),
+        });
+    }
+    manifest
+}
+
+/// Why a file of `size` bytes is not read.
+pub(crate) fn too_large(size: u64) -> String {
+    format!("has {size} bytes, and at most {MAX_FILE_BYTES} are read from one file: split it")
+}
+
+fn read_json(text: &str, manifest: &mut Manifest) {
+    let documents = serde_json::Deserializer::from_str(text).into_iter::<Value>();
+    for (index, document) in documents.enumerate() {
+        if index >= MAX_DOCUMENTS {
+            manifest.problem(1, None, too_many());
+            return;
+        }
+        match document {
+            Ok(value) => read_object(value, 1, None, manifest),
+            Err(error) => manifest.problem(error.line().max(1) as u64, None, format!("is not JSON: {error}")),
+        }
+    }
+}
+
+fn read_yaml(text: &str, manifest: &mut Manifest) {
+    for (index, chunk) in Chunks::new(text).enumerate() {
+        if index >= MAX_DOCUMENTS {
+            manifest.problem(chunk.line, None, too_many());
+            return;
+        }
+        if chunk.text.lines().all(says_nothing) {
+            continue;
+        }
+        match parse::<Value>(&chunk.text) {
+            Ok(Value::Null) => {}
+            Ok(value) => read_object(
+                value,
+                chunk.line + chunk.text.lines().take_while(|line| says_nothing(line)).count() as u64,
+                Some(&chunk),
+                manifest,
+            ),
+            Err((line, reason)) => manifest.problem(chunk.line + line - 1, None, reason),
+        }
+    }
+}
+
+fn too_many() -> String {
+    format!("at most {MAX_DOCUMENTS} documents are read from one file: split it")
+}
+
+/// Parses one YAML document within the limits above. The error says the line, from 1, and the reason.
+pub(crate) fn parse<T: DeserializeOwned>(document: &str) -> Result<T, (u64, String)> {
+    let options = serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_depth: MAX_DEPTH,
+            max_nodes: MAX_VALUES,
+            max_documents: 1,
+            max_total_scalar_bytes: MAX_FILE_BYTES,
+        },
+        alias_limits: serde_saphyr::alias_limits! {
+            max_total_replayed_events: MAX_VALUES,
+            max_replay_stack_depth: 16,
+            max_alias_expansions_per_anchor: 1024,
+        },
+        with_snippet: false,
+    };
+    serde_saphyr::from_str_with_options(document, options).map_err(|error| {
+        let error = error.without_snippet();
+        let line = error.location().map_or(1, |location| location.line().max(1));
+        let mut reason = error.to_string();
+        // The line is said once, and it is the file's, not the document's.
+        for mark in [" at line ", "error: line "] {
+            if let Some(at) = reason.rfind(mark)
+                && reason[at + mark.len()..].chars().all(|c| c.is_ascii_digit() || ", column:".contains(c))
+            {
+                reason.truncate(at);
+            }
+        }
+        (line, reason)
+    })
+}
+
+/// Takes one parsed document: an object, or a `List` of them.
+fn read_object(value: Value, line: u64, chunk: Option<&Chunk<'_>>, manifest: &mut Manifest) {
+    let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let (version, kind) = (text("apiVersion"), text("kind"));
+    if !value.is_object() {
+        return manifest.problem(line, None, "is not an object: start it with apiVersion, kind and metadata");
+    }
+    if kind.is_empty() || version.is_empty() {
+        return manifest.problem(line, None, "says no apiVersion and kind: every object says both");
+    }
+    if kind == "List" && version == "v1" {
+        let Value::Object(mut fields) = value else { return };
+        let items = match fields.remove("items") {
+            Some(Value::Array(items)) => items,
+            None | Some(Value::Null) => Vec::new(),
+            Some(_) => return manifest.problem(line, None, "items: must be a list of objects"),
+        };
+        for item in items {
+            if item.get("kind").and_then(Value::as_str) == Some("List") {
+                manifest.problem(line, None, "a List inside a List is not read: put its items side by side");
+            } else {
+                read_object(item, line, None, manifest);
+            }
+        }
+        return;
+    }
+    let (group, _) = version.split_once('/').unwrap_or(("", &version));
+    let Some(known) = kinds::find(group, &kind) else {
+        return manifest.problem(line, None, unknown_kind(&version, &kind));
+    };
+    if !known.versions.contains(&version.as_str()) {
+        let expected = known.versions.join(" or ");
+        return manifest.problem(
+            line,
+            Some(Key::of(known.name, &value)),
+            format!("apiVersion '{version}' is not known for {kind}: write {expected}"),
+        );
+    }
+    admit(known, value, line, chunk, manifest);
+}
+
+fn unknown_kind(version: &str, kind: &str) -> String {
+    let elsewhere = kinds::all().iter().find(|known| known.name.kind == kind);
+    match elsewhere {
+        Some(known) => format!("{kind} belongs to apiVersion '{}', not '{version}'", known.versions[0]),
+        None => {
+            let kinds: Vec<_> = kinds::all().iter().map(|known| known.name.kind).collect();
+            format!("the kind '{kind}' of '{version}' is not known here; known are {}", kinds.join(", "))
+        }
+    }
+}
+
+fn admit(known: &Known, mut value: Value, line: u64, chunk: Option<&Chunk<'_>>, manifest: &mut Manifest) {
+    let key = Key::of(known.name, &value);
+    let named = (!key.object.name.is_empty()).then(|| key.clone());
+    if let Some(fields) = value.as_object_mut() {
+        // A status is for Tombolo to write. Of a Kubernetes object it may hold what nobody else here knows, such as
+        // a Node's addresses.
+        if known.strict {
+            fields.remove("status");
+        }
+        // What an earlier cluster's bookkeeping left in an exported object means nothing here.
+        if let Some(metadata) = fields.get_mut("metadata").and_then(Value::as_object_mut) {
+            for field in [
+                "uid",
+                "resourceVersion",
+                "generation",
+                "creationTimestamp",
+                "deletionTimestamp",
+                "deletionGracePeriodSeconds",
+                "ownerReferences",
+                "finalizers",
+                "managedFields",
+            ] {
+                metadata.remove(field);
+            }
+        }
+    }
+    match known.admit(value) {
+        Ok(object) => manifest.documents.push(Document { key: Key::of(known.name, &object), line, object }),
+        Err(Refusal::Shape(detail)) => {
+            // The typed parser knows the very line; without the text there is only the object's first.
+            let found = chunk.and_then(|chunk| {
+                let (at, reason) = known.locate(&chunk.text)?;
+                let named = unknown_field(&reason).and_then(|name| crate::field_line::find_name(&chunk.text, name));
+                Some((chunk.line + named.unwrap_or(at) - 1, reason))
+            });
+            let (line, mut reason) = found.unwrap_or((line, detail));
+            if unknown_field(&reason).is_some() {
+                reason.push_str(": check its spelling, or update Tombolo");
+            }
+            manifest.problem(line, named, reason);
+        }
+        Err(Refusal::Rules(violations)) => {
+            let at = violations.first().and_then(|violation| {
+                let chunk = chunk?;
+                Some(chunk.line + crate::field_line::find(&chunk.text, &violation.path)? - 1)
+            });
+            manifest.problem(at.unwrap_or(line), named, Refusal::Rules(violations).to_string());
+        }
+    }
+}
+
+/// The name in serde's words for a field that a type does not have. serde knows no line for some of them.
+fn unknown_field(reason: &str) -> Option<&str> {
+    reason.strip_prefix("unknown field `")?.split('`').next()
+}
+
+fn shortened(mut reason: String) -> String {
+    if reason.len() > MAX_REASON_BYTES {
+        let cut = (0..=MAX_REASON_BYTES).rev().find(|at| reason.is_char_boundary(*at)).unwrap_or(0);
+        reason.truncate(cut);
+        reason.push('…');
+    }
+    // One problem is one line in a log and in a table.
+    reason.replace(['\n', '\r'], " ")
+}
+
+/// Whether a line is blank, a comment or a directive.
+fn says_nothing(line: &str) -> bool {
+    let line = line.trim();
+    line.is_empty() || line.starts_with('#') || line.starts_with('%')
+}
+
+/// One document's text and the line of the file it starts on, from 1.
+struct Chunk<'a> {
+    line: u64,
+    text: Cow<'a, str>,
+}
+
+/// A file's text, cut at its document markers (YAML 1.2.2, section 9.1).
+struct Chunks<'a> {
+    rest: Option<&'a str>,
+    /// The line `rest` starts on.
+    line: u64,
+    /// What the marker's own line says after the marker.
+    carried: Option<&'a str>,
+}
+
+impl<'a> Chunks<'a> {
+    fn new(text: &'a str) -> Self {
+        Self { rest: Some(text), line: 1, carried: None }
+    }
+}
+
+impl<'a> Iterator for Chunks<'a> {
+    type Item = Chunk<'a>;
+
+    fn next(&mut self) -> Option<Chunk<'a>> {
+        let text = self.rest.take()?;
+        let chunk_line = self.line;
+        let carried = self.carried.take();
+        let mut end = 0;
+        for (lines, piece) in (0..).zip(text.split_inclusive('\n')) {
+            if let Some(after) = marker(piece.trim_end_matches(['\n', '\r'])) {
+                self.rest = Some(&text[end + piece.len()..]);
+                self.carried = (!after.trim().is_empty()).then_some(after);
+                self.line = chunk_line + lines + 1;
+                break;
+            }
+            end += piece.len();
+        }
+        let body = &text[..end];
+        Some(match carried {
+            // The marker is given back as spaces, so that columns and lines stay the file's.
+            Some(carried) => Chunk { line: chunk_line - 1, text: Cow::Owned(format!("   {carried}\n{body}")) },
+            None => Chunk { line: chunk_line, text: Cow::Borrowed(body) },
+        })
+    }
+}
+
+/// What follows a document marker on its line; `None` when the line is no marker.
+fn marker(line: &str) -> Option<&str> {
+    let after = line.strip_prefix("---").or_else(|| line.strip_prefix("..."))?;
+    (after.is_empty() || after.starts_with([' ', '\t'])).then_some(after)
+}
