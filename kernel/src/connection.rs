@@ -87,3 +87,12 @@ fn read_tuple(tuple: &[u8]) -> Option<Tuple> {
 fn family(address: IpAddr) -> u8 {
     if address.is_ipv4() { 2 } else { 10 }
 }
+
+/// Who opened the connections that are tracked.
+#[cfg(test)]
+pub(crate) fn sources(socket: &mut Socket) -> BTreeSet<IpAddr> {
+    let all = Message::new(GET, 0, &[0; FIXED]);
+    let list =
+        socket.dump(&all, |received| Some(read_tuple(find(received.payload.get(FIXED..)?, ORIGINAL)?)?.source.0));
+    list.expect("a list of tracked connections").into_iter().collect()
+}

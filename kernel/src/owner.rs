@@ -190,4 +190,10 @@ impl Kernel {
         });
         tables.expect("tables").into_iter().filter(|table| table != "inet tombolo").collect()
     }
+
+    /// Who opened the connections that are tracked.
+    #[cfg(test)]
+    pub(crate) fn tracked_sources(&mut self) -> BTreeSet<std::net::IpAddr> {
+        connection::sources(&mut self.netfilter)
+    }
 }

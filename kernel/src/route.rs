@@ -8,7 +8,7 @@ use nix::errno::Errno;
 
 use crate::Error;
 use crate::device::{Devices, index_of};
-use crate::message::{Message, address, attributes, attributes_after, find, flag, octets, read_u32};
+use crate::message::{Message, address, attributes_after, find, flag, octets, read_u32};
 use crate::socket::Socket;
 
 const NEW: u16 = 24;
@@ -167,7 +167,7 @@ pub(crate) fn remove_all(socket: &mut Socket) -> Result<(), Error> {
             fixed[6] = SCOPE_NOWHERE;
             fixed[8..12].fill(0);
             let mut message = Message::new(DELETE, 0, &fixed);
-            for (kind, value) in attributes(&route[FIXED..]) {
+            for (kind, value) in attributes_after(&route, FIXED) {
                 if matches!(kind, TABLE_NUMBER | DESTINATION | PRIORITY) {
                     message.put(kind, value);
                 }

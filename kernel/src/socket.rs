@@ -80,6 +80,12 @@ impl Socket {
         })
     }
 
+    /// The socket alone, not blocking any more, for messages that come unasked.
+    pub(crate) fn into_queue(self) -> Result<Raw, Error> {
+        self.raw.set_non_blocking(true).map_err(|error| refused("netlink socket", error))?;
+        Ok(self.raw)
+    }
+
     /// How many bytes one transaction may have.
     pub(crate) fn room(&self) -> usize {
         self.room

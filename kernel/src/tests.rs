@@ -1,6 +1,7 @@
 //! Against the real kernel, in namespaces of their own: no privilege is needed, and nothing is left behind.
 
 mod cleanup;
+mod filter;
 mod routing;
 mod sandbox;
 mod scale;

@@ -1,11 +1,4 @@
-//! [`difference`]: the steps from an observed state to a wanted one, in an order that is safe at every step.
-//!
-//! 1. The table and its sets: filters stand before anything can pass, and what they refuse is never let through in
-//!    between. In a set, what leaves goes before what comes, because intervals must not overlap.
-//! 2. Settings, links, addresses, neighbours, next hops, groups, routes: each after what it leans on.
-//! 3. Services: a connection is given only to endpoints that have a route.
-//! 4. Rules: our table of routes is asked only when it is complete.
-//! 5. What is no longer wanted, in the opposite order; settings of others are restored, the table goes last.
+//! The difference of two states.
 
 use alloc::borrow::Cow;
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -16,7 +9,15 @@ use crate::{
     Target,
 };
 
-/// The steps that turn `observed` into `wanted`. Nothing when they are equal. Both may be partial (see the crate).
+/// The steps that turn `observed` into `wanted`, in an order that is safe at every step. Nothing when they are equal.
+/// Both may be partial (see the crate).
+///
+/// 1. The table and its sets: filters stand before anything can pass, and what they refuse is never let through in
+///    between. In a set, what leaves goes before what comes, because intervals must not overlap.
+/// 2. Settings, links, addresses, neighbours, next hops, groups, routes: each after what it leans on.
+/// 3. Services: a connection is given only to endpoints that have a route.
+/// 4. Rules: our table of routes is asked only when it is complete.
+/// 5. What is no longer wanted, in the opposite order; settings of others are restored, the table goes last.
 pub fn difference(wanted: &State, observed: &State) -> Vec<Change> {
     let (observed, recreated_links) = &surviving(wanted, observed);
     let mut changes = Vec::new();

@@ -16,8 +16,8 @@
 //! | [`ruleset`], [`table`] | our nftables table: what it does, and as typed chains and rules |
 //! | [`sets`] | the elements of its sets |
 //! | [`service`] | clusterset addresses and the endpoints their connections are given to |
-//! | [`refusal`] | every reason a packet is refused for, one counter each |
-//! | [`change`], [`difference`](mod@difference) | steps, and their order |
+//! | [`refusal`], [`refused`] | every reason a packet is refused for, one counter each; whose packet it was |
+//! | [`change`] | steps; [`difference`] says their order |
 //!
 //! # Whole and partial states
 //!
@@ -32,11 +32,12 @@ extern crate alloc;
 
 pub mod change;
 pub mod device;
-pub mod difference;
+mod difference;
 pub mod link;
 pub mod neighbour;
 pub mod nexthop;
 pub mod refusal;
+pub mod refused;
 pub mod route;
 pub mod rule;
 pub mod ruleset;
@@ -53,6 +54,7 @@ pub use link::{Address, Vxlan};
 pub use neighbour::{ForwardingKey, Mac, NeighbourKey};
 pub use nexthop::{Group, GroupId, InvalidGroup, Nexthop, NexthopId};
 pub use refusal::Refusal;
+pub use refused::Flow;
 pub use route::{Route, RouteKey, RouteTable, Target};
 pub use rule::{Rule, Selector};
 pub use ruleset::{HostClients, PodReachability, Ruleset};

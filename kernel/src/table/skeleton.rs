@@ -24,6 +24,7 @@ pub(crate) const SET_KEY_LENGTH: u16 = 5;
 pub(crate) const SET_DATA_TYPE: u16 = 6;
 pub(crate) const SET_DATA_LENGTH: u16 = 7;
 const SET_ID: u16 = 10;
+const SET_USER_DATA: u16 = 13;
 pub(crate) const OBJECT_NAME: u16 = 2;
 pub(crate) const OBJECT_KIND: u16 = 3;
 pub(crate) const OBJECT_DATA: u16 = 4;
@@ -32,6 +33,13 @@ pub(crate) const INTERVALS: u32 = 0x4;
 pub(crate) const MAP: u32 = 0x8;
 /// `NFT_DATA_VERDICT`.
 pub(crate) const VERDICTS: u32 = 0xffff_ff00;
+
+/// What nft(8) wants to be told of names in a set, or it shows them empty: keys are in host order. A type, a length, a
+/// number in host order.
+const IN_HOST_ORDER: [u8; 6] = {
+    let [a, b, c, d] = 1u32.to_ne_bytes();
+    [0, 4, a, b, c, d]
+};
 
 /// A comment in the user data of a rule, as nft(8) shows it.
 const COMMENT: u8 = 0;
@@ -111,6 +119,9 @@ fn set_of_shape(name: &str, shape: SetShape, number: u32) -> Message {
         }
     }
     message.put_be32(SET_ID, number);
+    if shown_type(name) == DEVICE {
+        message.put(SET_USER_DATA, &IN_HOST_ORDER);
+    }
     message
 }
 
