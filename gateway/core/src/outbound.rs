@@ -227,3 +227,6 @@ fn is_neighbour_traffic(address: IpAddr) -> bool {
         IpAddr::V6(address) => address.is_multicast() || address.is_unicast_link_local(),
     }
 }
+
+#[cfg(test)]
+mod tests;

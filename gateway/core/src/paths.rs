@@ -1,6 +1,6 @@
 //! [`Paths`]: every link of this gateway: which exist, which are up, where their peers are, and what to say of it.
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::Ipv6Addr;
@@ -58,6 +58,8 @@ pub struct Paths {
     incarnation: u64,
     draining: bool,
     next_tick: Instant,
+    /// Links whose sessions still have to look at their timers this time.
+    ticking: BTreeSet<LinkId>,
     /// One probe on its way to be sealed.
     probe: Arena<Outgoing>,
 }
@@ -77,6 +79,7 @@ impl Paths {
             incarnation,
             draining: false,
             next_tick: now,
+            ticking: BTreeSet::new(),
             probe: Arena::new(PROBE_LEN, 1),
         };
         let reconfigured = paths.reconfigure(topology, now);
@@ -160,21 +163,24 @@ impl Paths {
     }
 
     /// Does what is due. Each link needs [`ROOM_PER_LINK`] bytes and three packets of room in `out`; those that find
-    /// none are served by the next call, for which [`next_deadline`](Self::next_deadline) is then now.
+    /// none are served by the next call, for which [`next_deadline`](Self::next_deadline) is then not later than now.
     pub fn poll<S: Sessions>(&mut self, lanes: &[S], out: &mut Arena<Sealed>, now: Instant) {
-        let tick = now >= self.next_tick;
-        if tick {
+        if now >= self.next_tick {
             self.next_tick = now + TICK;
+            self.ticking = self.links.keys().copied().collect();
         }
-        let ids: Vec<LinkId> = self.links.keys().copied().collect();
-        for id in ids {
-            if tick {
-                self.tick(id, lanes, out, now);
+        while out.room().len() >= ROOM_PER_LINK {
+            let Some(id) = self.ticking.pop_first() else { break };
+            self.tick(id, lanes, out, now);
+            self.work(id, lanes, out, now);
+        }
+        let is_due = |path: &Path| path.deadline().is_some_and(|at| at <= now);
+        let due: Vec<LinkId> = self.links.iter().filter(|(_, (_, path))| is_due(path)).map(|(id, _)| *id).collect();
+        for id in due {
+            if out.room().len() < ROOM_PER_LINK {
+                break;
             }
-            let due = self.links.get(&id).and_then(|(_, path)| path.deadline()).is_some_and(|at| at <= now);
-            if (due || tick) && out.room().len() >= ROOM_PER_LINK {
-                self.work(id, lanes, out, now);
-            }
+            self.work(id, lanes, out, now);
         }
     }
 
@@ -191,6 +197,9 @@ impl Paths {
 
     /// When [`poll`](Self::poll) should be called next.
     pub fn next_deadline(&self) -> Instant {
+        if !self.ticking.is_empty() {
+            return Instant::default();
+        }
         let earliest = self.links.values().filter_map(|(_, path)| path.deadline()).min();
         earliest.map_or(self.next_tick, |at| at.min(self.next_tick))
     }

@@ -51,7 +51,6 @@ refusals! {
     UnsupportedProtocol: "A protocol other than TCP, UDP, SCTP and ICMP; only podReachability Open lets it in.",
     ControlRefused: "Something other than probes and the control relay was sent to this gateway's control address.",
     MalformedProbe: "A probe that cannot be read; check that both gateways speak a common version.",
-    MisdirectedProbe: "A probe for another gateway or lane; check the control addresses in the member records.",
 
     // Questions for health.
     MalformedHealthRequest: "Not a health request of a version known here; something else is sending to the health port.",

@@ -1,6 +1,7 @@
 //! [`RouteTable`]: whose an address is, and by which links one gets there. An immutable snapshot that [`crate::Paths`]
 //! makes and every thread reads.
 
+use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -104,7 +105,7 @@ impl RouteTable {
             by_number[link.id.slot()] = Some(*link);
         }
         let lanes = links.iter().map(|link| usize::from(link.lane.0) + 1).max().unwrap_or(0);
-        let choices = self.owners.list.iter().map(|owner| choices(*owner, lanes, links)).collect();
+        let choices = choices(&self.owners.list, lanes, links);
         Self { owners: Arc::clone(&self.owners), clusters: Arc::clone(&self.clusters), links: by_number, choices }
     }
 
@@ -152,19 +153,20 @@ fn control(address: Ipv6Addr) -> Prefix {
     Prefix::host(address.into())
 }
 
-fn choices(owner: Owner, lanes: usize, links: &[LinkRoute]) -> Vec<Vec<LinkId>> {
-    let leads_there = |link: &LinkRoute| match owner {
-        Owner::Ours | Owner::OurControl => false,
-        Owner::Peer(cluster) => link.cluster == cluster,
-        Owner::PeerControl { cluster, slot } => link.cluster == cluster && link.slot == slot,
-    };
-    let of_lane = |lane: usize| {
-        let mut chosen: Vec<&LinkRoute> =
-            links.iter().filter(|link| usize::from(link.lane.0) == lane && leads_there(link)).collect();
-        chosen.sort_unstable_by_key(|link| (link.rank, link.id));
-        chosen.iter().map(|link| link.id).collect()
-    };
-    (0..lanes).map(of_lane).collect()
+/// Each link leads to its cluster, and to its gateway's control address.
+fn choices(owners: &[Owner], lanes: usize, links: &[LinkRoute]) -> Vec<Vec<Vec<LinkId>>> {
+    let positions: BTreeMap<Owner, usize> = owners.iter().copied().zip(0..).collect();
+    let mut ranked: Vec<&LinkRoute> = links.iter().collect();
+    ranked.sort_unstable_by_key(|link| (link.rank, link.id));
+    let mut choices = alloc::vec![alloc::vec![Vec::new(); lanes]; owners.len()];
+    for link in ranked {
+        for owner in [Owner::Peer(link.cluster), Owner::PeerControl { cluster: link.cluster, slot: link.slot }] {
+            if let Some(position) = positions.get(&owner) {
+                choices[*position][usize::from(link.lane.0)].push(link.id);
+            }
+        }
+    }
+    choices
 }
 
 /// Nested prefixes laid flat: ranges of addresses that do not overlap, each with the owner of the longest prefix. Looking

@@ -125,3 +125,80 @@ impl<'a> Check<'a> {
         accepted
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::string::ToString;
+
+    use super::*;
+    use crate::topology::{PeerGateway, PeerLane, Standing};
+
+    fn peer(name: &str, number: u8) -> PeerCluster {
+        let lane = PeerLane {
+            public_key: TunnelKey([number; 32]),
+            preshared_key: None,
+            configured: Vec::new(),
+            learned: Vec::new(),
+        };
+        PeerCluster {
+            id: ClusterId::new(name).unwrap(),
+            prefixes: [alloc::format!("10.{number}.0.0/16").parse().unwrap()].into(),
+            standing: Standing::Active,
+            gateways: [PeerGateway {
+                slot: 0,
+                control_address: alloc::format!("fdcc:{number}::1").parse().ok(),
+                lanes: [lane].into(),
+            }]
+            .into(),
+        }
+    }
+
+    fn topology(peers: &[PeerCluster]) -> Topology {
+        let ours = OurGateway {
+            cluster: ClusterId::new("amber").unwrap(),
+            slot: 0,
+            lanes: 1,
+            control_address: "fdcc:1::1".parse().unwrap(),
+            prefixes: ["10.1.0.0/16".parse().unwrap()].into(),
+            inner_mtu: 1380,
+        };
+        Topology { ours, peers: peers.to_vec() }
+    }
+
+    #[test]
+    fn a_copy_of_our_own_record_is_not_a_peer() {
+        let (accepted, refused) = admissible(&topology(&[peer("amber", 2), peer("birch", 3)]), &topology(&[]));
+        assert_eq!(accepted.peers, [peer("birch", 3)]);
+        assert_eq!(refused, [RefusedClaim::OurOwnId(ClusterId::new("amber").unwrap())]);
+    }
+
+    #[test]
+    fn keys_slots_and_control_addresses_are_had_once() {
+        let mut birch = peer("birch", 2);
+        birch.gateways.push(birch.gateways[0].clone());
+        let mut cedar = peer("cedar", 3);
+        cedar.gateways[0].lanes[0].public_key = TunnelKey([2; 32]);
+        let mut dogwood = peer("dogwood", 4);
+        dogwood.gateways[0].control_address = "fdcc:1::1".parse().ok();
+        let (accepted, refused) = admissible(&topology(&[birch, cedar, dogwood]), &topology(&[]));
+        assert!(matches!(
+            refused[..],
+            [
+                RefusedClaim::SlotTwice { .. },
+                RefusedClaim::KeyTwice { .. },
+                RefusedClaim::ControlAddressTaken { slot: 0, .. }
+            ]
+        ));
+        let lanes = |peer: &PeerCluster| peer.gateways.iter().map(|gateway| gateway.lanes.len()).sum::<usize>();
+        assert_eq!(accepted.peers.iter().map(lanes).collect::<Vec<_>>(), [1, 0, 0]);
+    }
+
+    #[test]
+    fn who_held_a_prefix_keeps_it_whatever_its_name() {
+        let before = topology(&[peer("zelkova", 5)]);
+        let (accepted, refused) = admissible(&topology(&[peer("birch", 5), peer("zelkova", 5)]), &before);
+        assert_eq!(accepted.peers[1].prefixes, before.peers[0].prefixes);
+        assert!(accepted.peers[0].prefixes.is_empty());
+        assert!(refused[0].to_string().contains("overlaps 10.5.0.0/16 of zelkova"), "{}", refused[0]);
+    }
+}

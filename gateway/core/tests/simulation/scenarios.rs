@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use api::ClusterId;
 use api::health::{PathReason, Reachability};
-use gateway_core::{EventKind, PathState, Refusal};
+use gateway_core::paths::ROOM_PER_LINK;
+use gateway_core::{Arena, EventKind, PathState, Refusal};
 
 use crate::packets;
 use crate::world::{AMBER, BIRCH, CEDAR, Weather, World, pod, topology};
@@ -238,4 +239,20 @@ fn a_flood_of_packets_that_are_too_large_is_not_answered_one_by_one() {
         world.inject(AMBER, &packets::udp(pod(AMBER, true), pod(BIRCH, true), 9, &[0; 1400]));
     }
     assert_eq!(world.gateway(AMBER).answers.len(), 100);
+}
+
+#[test]
+fn links_that_find_no_room_in_a_batch_are_served_in_the_next() {
+    let mut world = World::new(17);
+    let now = world.time_at(AMBER);
+    let gateway = world.gateway(AMBER);
+    let mut handshakes = 0;
+    let mut out = Arena::new(ROOM_PER_LINK, 8);
+    while gateway.paths.next_deadline() <= now {
+        out.clear();
+        gateway.paths.poll(&gateway.sessions, &mut out, now);
+        assert!(!out.is_empty(), "every call does something");
+        handshakes += out.len();
+    }
+    assert_eq!(handshakes, gateway.paths.links().count());
 }
