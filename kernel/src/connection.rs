@@ -67,13 +67,13 @@ pub(crate) fn forget(socket: &mut Socket, gone: &BTreeSet<(Frontend, Backend)>) 
 
 const NESTED: u16 = 0x8000;
 
-struct Tuple {
+pub(crate) struct Tuple {
     protocol: u8,
     source: (IpAddr, u16),
     destination: (IpAddr, u16),
 }
 
-fn read_tuple(tuple: &[u8]) -> Option<Tuple> {
+pub(crate) fn read_tuple(tuple: &[u8]) -> Option<Tuple> {
     let (ip, protocol) = (find(tuple, TUPLE_IP)?, find(tuple, TUPLE_PROTOCOL)?);
     let of = |kinds: [u16; 2]| kinds.iter().find_map(|kind| find(ip, *kind)).and_then(address);
     let port = |kind| find(protocol, kind).and_then(|port| read_be16(port, 0));

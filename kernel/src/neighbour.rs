@@ -91,7 +91,7 @@ pub(crate) fn list_forwarding(
     Ok(entries.map_err(|error| error.of("list of forwarding entries"))?.into_iter().collect())
 }
 
-struct Entry {
+pub(crate) struct Entry {
     index: u32,
     state: u16,
     destination: Option<IpAddr>,
@@ -99,7 +99,7 @@ struct Entry {
 }
 
 impl Entry {
-    fn read(payload: &[u8]) -> Option<Self> {
+    pub(crate) fn read(payload: &[u8]) -> Option<Self> {
         let mut entry =
             Self { index: read_u32(payload, 4)?, state: read_u16(payload, 8)?, destination: None, mac: None };
         for (kind, value) in attributes_after(payload, FIXED) {

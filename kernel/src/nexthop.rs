@@ -89,12 +89,12 @@ pub(crate) fn list(socket: &mut Socket, devices: &Devices) -> Result<Nexthops, E
     Ok(nexthops)
 }
 
-enum Entry {
+pub(crate) enum Entry {
     Single(Nexthop),
     Group(Group),
 }
 
-fn read(payload: &[u8], devices: &Devices) -> Option<(u32, Option<Entry>)> {
+pub(crate) fn read(payload: &[u8], devices: &Devices) -> Option<(u32, Option<Entry>)> {
     if *payload.get(2)? != PROTOCOL {
         return None;
     }

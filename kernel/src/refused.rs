@@ -12,7 +12,7 @@ use crate::socket::{NETFILTER, Socket};
 use crate::table::FIXED;
 
 // <linux/netfilter/nfnetlink_log.h>: subsystem 4 in the upper byte.
-const PACKET: u16 = 4 << 8;
+pub(crate) const PACKET: u16 = 4 << 8;
 const CONFIGURE: u16 = 4 << 8 | 1;
 const COMMAND: u16 = 1;
 const MODE: u16 = 2;
@@ -68,7 +68,7 @@ impl RefusalLog {
     }
 }
 
-fn read(received: Received<'_>) -> Option<Refused> {
+pub(crate) fn read(received: Received<'_>) -> Option<Refused> {
     if received.kind != PACKET {
         return None;
     }

@@ -108,7 +108,7 @@ pub(crate) fn list(socket: &mut Socket, devices: &Devices) -> Result<BTreeMap<Ro
     Ok(routes)
 }
 
-fn read(payload: &[u8], devices: &Devices) -> Option<(RouteKey, Route)> {
+pub(crate) fn read(payload: &[u8], devices: &Devices) -> Option<(RouteKey, Route)> {
     let (family, length) = (*payload.first()?, *payload.get(1)?);
     let (protocol, kind) = (*payload.get(5)?, *payload.get(7)?);
     let unspecified = if family == 2 { "0.0.0.0" } else { "::" };

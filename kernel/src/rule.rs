@@ -58,7 +58,7 @@ pub(crate) fn list(socket: &mut Socket) -> Result<BTreeSet<Rule>, Error> {
     Ok(rules)
 }
 
-fn read(received: Received<'_>, family: Family) -> Option<Rule> {
+pub(crate) fn read(received: Received<'_>, family: Family) -> Option<Rule> {
     let payload = received.payload;
     let inverted = read_u32(payload, 8)? & INVERT != 0;
     let (mut priority, mut mark, mut mask, mut protocol, mut device) = (0, None, u32::MAX, 0, None);

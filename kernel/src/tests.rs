@@ -2,6 +2,7 @@
 
 mod cleanup;
 mod filter;
+mod foreign_bytes;
 mod routing;
 mod sandbox;
 mod scale;

@@ -269,6 +269,72 @@ proptest! {
     }
 }
 
+/// Both sides without what is the same in both; prefix sets whole, as the crate asks.
+fn touched(after: &State, before: &State) -> (State, State) {
+    let (mut a, mut b) = (after.clone(), before.clone());
+    fn maps<K: Ord + Clone, V: PartialEq + Clone>(a: &mut BTreeMap<K, V>, b: &mut BTreeMap<K, V>) {
+        let same: Vec<K> =
+            a.iter().filter(|(key, value)| b.get(*key) == Some(*value)).map(|(k, _)| k.clone()).collect();
+        same.iter().for_each(|key| {
+            a.remove(key);
+            b.remove(key);
+        });
+    }
+    fn sets<T: Ord + Clone>(a: &mut BTreeSet<T>, b: &mut BTreeSet<T>) {
+        for same in a.intersection(b).cloned().collect::<Vec<_>>() {
+            a.remove(&same);
+            b.remove(&same);
+        }
+    }
+    maps(&mut a.links, &mut b.links);
+    sets(&mut a.addresses, &mut b.addresses);
+    maps(&mut a.neighbours, &mut b.neighbours);
+    maps(&mut a.forwarding, &mut b.forwarding);
+    maps(&mut a.nexthops, &mut b.nexthops);
+    maps(&mut a.groups, &mut b.groups);
+    maps(&mut a.routes, &mut b.routes);
+    sets(&mut a.rules, &mut b.rules);
+    maps(&mut a.settings, &mut b.settings);
+    maps(&mut a.services, &mut b.services);
+    sets(&mut a.sets.exported, &mut b.sets.exported);
+    (a.table, b.table) = (None, None);
+    (a, b)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+    #[test]
+    fn a_partial_difference_does_what_a_whole_one_would_do(before in states(), after in states()) {
+        // What cannot be changed in place needs whole states: links and families stay.
+        let links = before.links.clone();
+        let mut after = State { table: before.table.clone(), links, ..after };
+        after.nexthops.clone_from(&before.nexthops);
+        if after.table.is_none() {
+            (after.sets, after.services) = Default::default();
+        }
+        let links = &before.links;
+        after.addresses.retain(|address| links.contains_key(&address.device));
+        after.neighbours.retain(|key, _| links.contains_key(&key.device));
+        after.forwarding.retain(|key, _| links.contains_key(&key.device));
+        let nexthops = &before.nexthops;
+        after.groups.retain(|_, group| group.members().keys().all(|id| nexthops.contains_key(id)));
+        let groups = after.groups.clone();
+        after.routes.retain(|_, route| match &route.target {
+            Target::Nexthop(id) => nexthops.contains_key(id),
+            Target::Group(id) => groups.contains_key(id),
+            Target::Device { device, .. } => links.contains_key(device),
+            Target::Blackhole => true,
+        });
+        let (wanted, observed) = touched(&after, &before);
+        let mut state = normalized(&before);
+        for change in difference(&wanted, &observed) {
+            step(&mut state, &change);
+        }
+        prop_assert_eq!(state, normalized(&after));
+    }
+}
+
 #[test]
 fn one_changed_service_among_ten_thousand_is_one_change() {
     let service = |last: u8| Service::new(vec![Backend { address: v4(1, last), port: 8080 }], Affinity::None).unwrap();

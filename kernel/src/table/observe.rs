@@ -166,7 +166,7 @@ fn elements(socket: &mut Socket, set: &str) -> Result<Vec<Entry>, Error> {
     Ok(none_if_absent(list)?.into_iter().flatten().collect())
 }
 
-fn read_entry(element: &[u8]) -> Option<Entry> {
+pub(crate) fn read_entry(element: &[u8]) -> Option<Entry> {
     let (mut key, mut end, mut value) = (None, false, None);
     for (kind, bytes) in attributes(element) {
         match kind {

@@ -196,3 +196,21 @@ sandboxed! {
         assert!(saw(&|event| *event == DeviceEvent::Gone(name("pod1-7"))));
     }
 }
+
+sandboxed! {
+    without privilege fn without_privilege_every_change_is_refused_and_says_which_is_missing() {
+        let (mut kernel, _folder) = open();
+        let changes = [
+            Change::SetTable(kernel_core::Ruleset::default().table()),
+            Change::AddElement(kernel_core::Element::Node("192.0.2.1".parse().unwrap())),
+            Change::AddLink(name("tombolo9"), vxlan("192.0.2.1")),
+            Change::AddRule(Rule::unless_marked(Family::Ipv4, 1, 1)),
+            Change::SetRoute(RouteKey::blackhole("192.0.2.0/24".parse().unwrap()), Route::BLACKHOLE),
+        ];
+        let outcome = kernel.apply(&changes);
+        assert_eq!((outcome.applied, outcome.failures.len()), (0, changes.len()));
+        for failure in outcome.failures {
+            assert!(failure.error.to_string().contains("CAP_NET_ADMIN"), "{}", failure.error);
+        }
+    }
+}

@@ -26,30 +26,38 @@ const INSIDE: &str = "TOMBOLO_SANDBOXED_TEST";
 /// A test that hangs is ended after so many seconds.
 const LIMIT: u32 = 120;
 
-/// A test whose body runs in a network namespace of its own, with loopback up.
+/// A test whose body runs in a network namespace of its own, with loopback up; or, `without privilege`, in that of the
+/// whole machine, as somebody who may change nothing in it.
 macro_rules! sandboxed {
-    ($(#[$attribute:meta])* fn $name:ident() $body:block) => {
+    (fn $name:ident() $body:block) => {
+        sandboxed! { @ true, $name, $body }
+    };
+    (without privilege fn $name:ident() $body:block) => {
+        sandboxed! { @ false, $name, $body }
+    };
+    (@ $network:literal, $name:ident, $body:block) => {
         #[test]
-        $(#[$attribute])*
         fn $name() {
             let path = concat!(module_path!(), "::", stringify!($name));
-            crate::tests::sandbox::run(path.split_once("::").expect("a crate").1, || $body);
+            crate::tests::sandbox::run(path.split_once("::").expect("a crate").1, $network, || $body);
         }
     };
 }
 pub(crate) use sandboxed;
 
 /// Runs the body inside, or starts the process that does.
-pub(crate) fn run(test: &str, body: impl FnOnce()) {
+pub(crate) fn run(test: &str, own_network: bool, body: impl FnOnce()) {
     if std::env::var(INSIDE).as_deref() == Ok(test) {
-        Host::new().up("lo");
+        if own_network {
+            Host::new().up("lo");
+        }
         body();
         return;
     }
     let program = std::env::current_exe().expect("the test program");
     let mut command = Command::new(program);
     command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(INSIDE, test).stdin(Stdio::null());
-    enter_namespaces(&mut command);
+    enter_namespaces(&mut command, own_network);
     let output = command.output().unwrap_or_else(|error| {
         panic!("cannot start a test in namespaces: {error}; user namespaces must be allowed (user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns)")
     });
@@ -59,7 +67,8 @@ pub(crate) fn run(test: &str, body: impl FnOnce()) {
 }
 
 #[expect(unsafe_code, reason = "new namespaces must be entered between fork and exec")]
-fn enter_namespaces(command: &mut Command) {
+fn enter_namespaces(command: &mut Command, own_network: bool) {
+    let network = if own_network { CloneFlags::CLONE_NEWNET } else { CloneFlags::empty() };
     let users = format!("0 {} 1", getuid());
     let groups = format!("0 {} 1", getgid());
     let path = |path: &str| CString::new(path).expect("no zero in it");
@@ -71,7 +80,7 @@ fn enter_namespaces(command: &mut Command) {
     let enter = move || -> std::io::Result<()> {
         set_pdeathsig(Signal::SIGKILL)?;
         alarm::set(LIMIT);
-        unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET)?;
+        unshare(CloneFlags::CLONE_NEWUSER | network)?;
         for (path, content) in &files {
             let file = open(path.as_c_str(), OFlag::O_WRONLY, Mode::empty())?;
             write(&file, content.as_bytes())?;
