@@ -1,0 +1,290 @@
+//! [`fabric`]: links, routes, next hops, rules, settings and prefix sets of one host.
+//!
+//! All of it depends on few facts (nodes, gateways, peers), so it is made as a whole whenever one of them changes, and
+//! compared with what it was. Services and their endpoints, which are many, are not in it.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::string::String;
+use core::net::IpAddr;
+
+use api::ClusterId;
+use api::cluster_peer::PeerState;
+use api::local_cluster::{LocalClusterSpec, PodReachability, ServiceMode};
+use api::names::{OUTER_MARK, VXLAN_ID, ports};
+use ipnet::IpNet;
+use kernel_core::setting::LOOSE;
+use kernel_core::{
+    Address, DeviceName, Family, ForwardingKey, Group, GroupId, HostClients, NeighbourKey, Nexthop, NexthopId, Route,
+    RouteKey, Rule, Ruleset, Setting, State, Target, Vxlan,
+};
+use routing::slots::stable_hash;
+
+use crate::facts::{GatewayFacts, NodeFacts, PeerFacts, mac_of};
+
+/// Our VXLAN device.
+pub const VXLAN_DEVICE: &str = kernel_core::link::NAME_PREFIX;
+
+/// What a packet grows by inside VXLAN: inner Ethernet (14), VXLAN (8), UDP (8) and the outer IP header (20 or 40).
+const VXLAN_OVER_IPV4: u32 = 50;
+const VXLAN_OVER_IPV6: u32 = 70;
+
+/// Below this a device has no IPv6 (RFC 8200, section 5).
+const LEAST_MTU: u32 = 1280;
+
+/// What a fabric is made of.
+#[derive(Clone, Debug)]
+pub struct Facts<'a> {
+    /// This host's node.
+    pub node: &'a str,
+    /// None until the LocalCluster is known: then nothing is wanted.
+    pub local: Option<&'a LocalClusterSpec>,
+    pub nodes: &'a BTreeMap<String, NodeFacts>,
+    pub gateways: &'a BTreeMap<u16, GatewayFacts>,
+    pub peers: &'a BTreeMap<ClusterId, PeerFacts>,
+    /// For each peer the gateways that reach it, with the largest packet that does.
+    pub paths: &'a BTreeMap<ClusterId, BTreeMap<u16, u32>>,
+    /// Devices that are there and up.
+    pub devices: &'a BTreeSet<DeviceName>,
+    /// Largest packet of the device that holds this node's address.
+    pub underlay_mtu: u32,
+}
+
+impl Facts<'_> {
+    /// Tunnel devices of gateways on this host that are there now. A gateway host without them is none: its gateway is
+    /// gone.
+    pub fn tunnels(&self) -> impl Iterator<Item = &DeviceName> {
+        let mine = self.gateways.values().filter(|gateway| gateway.node == self.node);
+        mine.flat_map(|gateway| &gateway.devices).filter(|device| self.devices.contains(device))
+    }
+
+    /// Whether a gateway has its place on this host, running or not.
+    pub fn is_gateway_host(&self) -> bool {
+        self.gateways.values().any(|gateway| gateway.node == self.node)
+    }
+
+    fn me(&self) -> Option<&NodeFacts> {
+        self.nodes.get(self.node)
+    }
+
+    /// The family of VXLAN's outer packets: that of this node's first address.
+    fn outer_family(&self) -> Option<Family> {
+        self.me()?.addresses.first().map(|address| Family::of(*address))
+    }
+}
+
+/// Everything wanted on this host but services and endpoints.
+pub fn fabric(facts: &Facts<'_>) -> State {
+    let mut state = State::default();
+    let Some(local) = facts.local else { return state };
+    let vxlan = add_vxlan(facts, &mut state);
+    add_settings(facts, vxlan.as_ref(), &mut state);
+    add_nexthops(facts, vxlan.as_ref(), &mut state);
+    add_outward_routes(facts, vxlan.as_ref(), &mut state);
+    add_clusterset_routes(facts, local, vxlan.as_ref(), &mut state);
+    if vxlan.is_some() {
+        add_inward_routes(facts, &mut state);
+    }
+    for family in [Family::Ipv4, Family::Ipv6] {
+        state.rules.insert(Rule::unless_marked(family, OUTER_MARK, OUTER_MARK));
+        state.rules.extend(facts.tunnels().map(|device| Rule::arriving(family, device.clone())));
+    }
+    add_sets(facts, local, vxlan.as_ref(), &mut state);
+    let me = facts.me();
+    let ruleset = Ruleset {
+        reachability: match local.pod_reachability {
+            PodReachability::Exported => kernel_core::PodReachability::Closed,
+            PodReachability::Open => kernel_core::PodReachability::Open,
+        },
+        transit: facts.is_gateway_host(),
+        vxlan_port: vxlan.is_some().then_some(ports::VXLAN),
+        host_clients: HostClients {
+            ipv4: me.and_then(NodeFacts::infrastructure_v4),
+            ipv6: me.and_then(NodeFacts::infrastructure_v6),
+        },
+        log_group: None,
+    };
+    state.table = Some(ruleset.table());
+    state
+}
+
+/// The device that joins the nodes, who is behind it, and this node's own addresses on it.
+fn add_vxlan(facts: &Facts<'_>, state: &mut State) -> Option<DeviceName> {
+    let family = facts.outer_family()?;
+    let me = facts.me()?;
+    let device = DeviceName::new(VXLAN_DEVICE).ok()?;
+    let overhead = if family == Family::Ipv4 { VXLAN_OVER_IPV4 } else { VXLAN_OVER_IPV6 };
+    let vxlan = Vxlan {
+        vni: VXLAN_ID,
+        port: ports::VXLAN,
+        local: me.address_of(family)?,
+        mac: mac_of(facts.node),
+        mtu: facts.underlay_mtu.saturating_sub(overhead).max(LEAST_MTU),
+    };
+    state.links.insert(device.clone(), vxlan);
+    for address in &me.infrastructure {
+        state.addresses.insert(Address { device: device.clone(), net: IpNet::from(*address) });
+    }
+    for (name, node) in facts.nodes.iter().filter(|(name, _)| name.as_str() != facts.node) {
+        let Some(outer) = node.address_of(family) else { continue };
+        let mac = mac_of(name);
+        for address in [Family::Ipv4, Family::Ipv6].into_iter().filter_map(|family| node.next_hop(name, family)) {
+            state.neighbours.insert(NeighbourKey { device: device.clone(), address }, mac);
+        }
+        state.forwarding.insert(ForwardingKey { device: device.clone(), mac }, outer);
+    }
+    Some(device)
+}
+
+fn add_settings(facts: &Facts<'_>, vxlan: Option<&DeviceName>, state: &mut State) {
+    let settings = [Setting::ForwardIpv4, Setting::ForwardIpv6, Setting::SpreadIpv4, Setting::SpreadIpv6];
+    state.settings.extend(settings.map(|setting| (setting, 1)));
+    // What comes by these devices has its way back by another one, or by several.
+    let loose = facts.tunnels().chain(vxlan).cloned().map(Setting::ReversePath);
+    state.settings.extend(loose.map(|setting| (setting, LOOSE)));
+}
+
+/// The number of the next hop that leads to a gateway by VXLAN.
+fn gateway_nexthop(slot: u16, family: Family) -> NexthopId {
+    NexthopId(2 * slot.min(0x1fff) + u16::from(family == Family::Ipv6))
+}
+
+/// The number of the next hop that leads into a tunnel device of this host, by the device's place among them.
+fn tunnel_nexthop(place: u16, family: Family) -> NexthopId {
+    NexthopId(0x8000 + 2 * place.min(0x1fff) + u16::from(family == Family::Ipv6))
+}
+
+fn add_nexthops(facts: &Facts<'_>, vxlan: Option<&DeviceName>, state: &mut State) {
+    for family in [Family::Ipv4, Family::Ipv6] {
+        for (place, device) in (0u16..).zip(facts.tunnels()) {
+            let nexthop = Nexthop { family, device: device.clone(), via: None };
+            state.nexthops.insert(tunnel_nexthop(place, family), nexthop);
+        }
+        let Some(vxlan) = vxlan else { continue };
+        for (slot, gateway) in facts.gateways.iter().filter(|(_, gateway)| gateway.node != facts.node) {
+            let via = facts.nodes.get(&gateway.node).and_then(|node| node.next_hop(&gateway.node, family));
+            if via.is_some() {
+                let nexthop = Nexthop { family, device: vxlan.clone(), via };
+                state.nexthops.insert(gateway_nexthop(*slot, family), nexthop);
+            }
+        }
+    }
+}
+
+/// For each peer and family one group, and one route and one blackhole for each of its prefixes.
+///
+/// The group has its number from the peer's name, so that a change of one peer leaves the others in place, and a
+/// restarted agent finds its groups again.
+fn add_outward_routes(facts: &Facts<'_>, vxlan: Option<&DeviceName>, state: &mut State) {
+    let tunnels = facts.tunnels().count();
+    let vxlan_mtu = vxlan.and_then(|device| state.links.get(device)).map(|link| link.mtu);
+    let nowhere = BTreeMap::new();
+    for (id, peer) in facts.peers {
+        let paths = facts.paths.get(id).unwrap_or(&nowhere);
+        let measured = paths.values().copied().min();
+        for family in [Family::Ipv4, Family::Ipv6] {
+            // Control addresses are for gateways alone.
+            let control = peer.control.filter(|_| facts.is_gateway_host());
+            let nets: BTreeSet<IpNet> =
+                peer.prefixes.iter().copied().chain(control).filter(|net| Family::of_net(net) == family).collect();
+            if nets.is_empty() {
+                continue;
+            }
+            let (members, mtu): (BTreeSet<NexthopId>, _) = match (peer.state, tunnels) {
+                (PeerState::Blocked, _) => (BTreeSet::new(), None),
+                // A gateway host sends by its own tunnels, and by another gateway only when it has none: two gateways
+                // that sent to each other would do so for ever.
+                (_, 1..) => ((0u16..).take(tunnels).map(|place| tunnel_nexthop(place, family)).collect(), measured),
+                (_, 0) => {
+                    let members = paths.keys().map(|slot| gateway_nexthop(*slot, family)).collect();
+                    (members, measured.into_iter().chain(vxlan_mtu).min())
+                }
+            };
+            let group = Group::equal(members.into_iter().filter(|id| state.nexthops.contains_key(id))).ok();
+            let target = group.map(|group| {
+                let number = free_group(state, id, family);
+                state.groups.insert(number, group);
+                Target::Group(number)
+            });
+            let source = own_source(facts, family).filter(|_| vxlan.is_some());
+            for net in nets {
+                state.routes.insert(RouteKey::blackhole(net), Route::BLACKHOLE);
+                if let Some(target) = &target {
+                    // A gateway speaks to other gateways from its own control address.
+                    let source = source.filter(|_| Some(net) != peer.control);
+                    state.routes.insert(RouteKey::carrying(net), Route { mtu, source, ..Route::to(target.clone()) });
+                }
+            }
+        }
+    }
+}
+
+fn free_group(state: &State, peer: &ClusterId, family: Family) -> GroupId {
+    let [high, low, ..] = stable_hash(&(peer.as_str(), family == Family::Ipv6)).to_be_bytes();
+    let mut number = u16::from_be_bytes([high, low]);
+    // There are far fewer groups than numbers.
+    while state.groups.contains_key(&GroupId(number)) {
+        number = number.wrapping_add(1);
+    }
+    GroupId(number)
+}
+
+/// The address of this host that other clusters can answer.
+fn own_source(facts: &Facts<'_>, family: Family) -> Option<IpAddr> {
+    facts.me()?.infrastructure.iter().copied().find(|address| Family::of(*address) == family)
+}
+
+/// The host's own clients need a route before their packets are translated; nothing ever leaves by it.
+fn add_clusterset_routes(facts: &Facts<'_>, local: &LocalClusterSpec, vxlan: Option<&DeviceName>, state: &mut State) {
+    if local.service_mode != ServiceMode::Nftables {
+        return;
+    }
+    for prefix in &local.cluster_set_prefixes {
+        let net = prefix.net();
+        state.routes.insert(RouteKey::blackhole(net), Route::BLACKHOLE);
+        if let Some(vxlan) = vxlan {
+            let target = Target::Device { device: vxlan.clone(), via: None };
+            let source = own_source(facts, Family::of_net(&net));
+            state.routes.insert(RouteKey::carrying(net), Route { source, ..Route::to(target) });
+        }
+    }
+}
+
+/// From a tunnel to the endpoint's node.
+fn add_inward_routes(facts: &Facts<'_>, state: &mut State) {
+    if facts.tunnels().next().is_none() {
+        return;
+    }
+    for (name, node) in facts.nodes.iter().filter(|(name, _)| name.as_str() != facts.node) {
+        for net in node.inward_prefixes() {
+            if let Some(route) = node.next_hop(name, Family::of_net(&net)).and_then(vxlan_route) {
+                state.routes.insert(RouteKey::inward(net), route);
+            }
+        }
+    }
+}
+
+/// The route by our VXLAN device to the node with that next hop.
+pub(crate) fn vxlan_route(via: IpAddr) -> Option<Route> {
+    let device = DeviceName::new(VXLAN_DEVICE).ok()?;
+    Some(Route::to(Target::Device { device, via: Some(via) }))
+}
+
+fn add_sets(facts: &Facts<'_>, local: &LocalClusterSpec, vxlan: Option<&DeviceName>, state: &mut State) {
+    let sets = &mut state.sets;
+    let connected = facts.peers.values().filter(|peer| peer.state != PeerState::Blocked);
+    for peer in connected {
+        sets.remote.extend(&peer.prefixes);
+        if facts.is_gateway_host() {
+            sets.control.extend(&peer.control);
+        }
+    }
+    sets.local = local.advertised_prefixes().map(|prefix| prefix.net()).collect();
+    if local.service_mode == ServiceMode::Nftables {
+        sets.clusterset = local.cluster_set_prefixes.iter().map(|prefix| prefix.net()).collect();
+    }
+    if let Some(me) = facts.me() {
+        sets.here = me.inward_prefixes().collect();
+    }
+    sets.nodes = facts.nodes.values().flat_map(|node| node.addresses.iter().copied()).collect();
+    sets.tunnels = facts.tunnels().chain(vxlan).cloned().collect();
+}

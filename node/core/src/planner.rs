@@ -1,0 +1,419 @@
+//! [`NodeCore`]: takes what a node is told, and gives what changed in what its kernel should hold.
+
+mod intake;
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::net::IpAddr;
+use core::time::Duration;
+
+use api::local_cluster::ServiceMode;
+use api::time::Instant;
+use api::{ClusterId, ClusterPeer, LocalCluster};
+use kernel_core::{DeviceName, Element, Exported, Family, Frontend, RouteKey, Service, State};
+use routing::clusters::START_GRACE;
+use routing::slots::stable_hash;
+use routing::{Clusters, GatewayReports, PolicySet, Reason};
+
+use crate::catalog::{Catalog, EndpointFacts, Touched};
+use crate::fabric::{Facts, fabric, vxlan_route};
+use crate::facts::{GatewayFacts, NodeFacts, PeerFacts};
+use crate::frontends::{Scene, Served, hairpins, serve};
+use crate::input::Key;
+use crate::problem::{Problem, Problems};
+
+/// How often services with a `Nearest` policy are looked at again: round-trip times are smoothed over longer than that.
+const NEAREST_EVERY: Duration = Duration::from_secs(1);
+
+/// The cluster id taken while the LocalCluster is not known; nothing is served then.
+const NO_CLUSTER: &str = "unknown";
+
+/// Ethernet's largest packet, until the device's own is known.
+const USUAL_MTU: u32 = 1500;
+
+/// Everything one node knows, and what its kernel should hold because of it.
+pub struct NodeCore {
+    pub(crate) name: String,
+    started: Instant,
+    pub(crate) seed: u64,
+    pub(crate) local: Option<LocalCluster>,
+    peer_objects: BTreeMap<ClusterId, ClusterPeer>,
+    peers: BTreeMap<ClusterId, PeerFacts>,
+    nodes: BTreeMap<String, NodeFacts>,
+    gateways: BTreeMap<u16, GatewayFacts>,
+    /// Which object each slot was read from.
+    gateway_keys: BTreeMap<Key, u16>,
+    devices: BTreeSet<DeviceName>,
+    underlay_mtu: u32,
+    pub(crate) reports: GatewayReports,
+    /// Gateways that answered since the start.
+    heard: BTreeSet<u16>,
+    pub(crate) policies: PolicySet,
+    policy_keys: BTreeSet<Key>,
+    cluster_policy_keys: BTreeSet<Key>,
+    pub(crate) clusters: Clusters,
+    standings: BTreeMap<ClusterId, Result<Reason, Reason>>,
+    pub(crate) catalog: Catalog,
+    problems: Problems,
+
+    fabric: State,
+    pub(crate) served: BTreeMap<Key, Served>,
+    frontend_owners: BTreeMap<Frontend, BTreeSet<Key>>,
+    pub(crate) services: BTreeMap<Frontend, Service>,
+    /// What each service adds to sets and routes.
+    hairpins: BTreeMap<Key, BTreeSet<Piece>>,
+    admitted: BTreeMap<Key, BTreeSet<Piece>>,
+    pieces: BTreeMap<Piece, usize>,
+
+    dirty: Touched,
+    fabric_dirty: bool,
+    following: BTreeSet<Key>,
+    /// Services to be looked at again at a time.
+    waiting: BTreeSet<(Instant, Key)>,
+    next_nearest: Instant,
+    last_look: Instant,
+}
+
+/// A thing several services may want at once; it goes when the last of them does.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Piece {
+    Element(Element),
+    /// A way from a tunnel to an endpoint outside its node's prefixes, by that next hop.
+    Inward(RouteKey, IpAddr),
+}
+
+/// What changed since the last one: two states that hold only that.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Delta {
+    pub before: State,
+    pub after: State,
+    /// The change cannot be made in part: compare [`NodeCore::wanted`] with everything that is there.
+    pub whole: bool,
+    /// Services of the clusterset that were looked at.
+    pub services_touched: usize,
+}
+
+impl Delta {
+    pub fn is_empty(&self) -> bool {
+        !self.whole && self.before == self.after
+    }
+}
+
+impl NodeCore {
+    /// `node` is the name of this host's Node object.
+    pub fn new(node: &str, now: Instant) -> Self {
+        Self {
+            name: node.to_string(),
+            started: now,
+            seed: stable_hash(node),
+            local: None,
+            peer_objects: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            gateways: BTreeMap::new(),
+            gateway_keys: BTreeMap::new(),
+            devices: BTreeSet::new(),
+            underlay_mtu: USUAL_MTU,
+            reports: GatewayReports::default(),
+            heard: BTreeSet::new(),
+            policies: PolicySet::default(),
+            policy_keys: BTreeSet::new(),
+            cluster_policy_keys: BTreeSet::new(),
+            clusters: Clusters::new(no_cluster(), now),
+            standings: BTreeMap::new(),
+            catalog: Catalog::default(),
+            problems: Problems::default(),
+            fabric: State::default(),
+            served: BTreeMap::new(),
+            frontend_owners: BTreeMap::new(),
+            services: BTreeMap::new(),
+            hairpins: BTreeMap::new(),
+            admitted: BTreeMap::new(),
+            pieces: BTreeMap::new(),
+            dirty: Touched::default(),
+            fabric_dirty: true,
+            following: BTreeSet::new(),
+            waiting: BTreeSet::new(),
+            next_nearest: now,
+            last_look: now,
+        }
+    }
+
+    /// What changed since the last call, through inputs or through time.
+    pub fn delta(&mut self, now: Instant) -> Delta {
+        self.look_at_health(now);
+        let mut delta = Delta::default();
+        if core::mem::take(&mut self.fabric_dirty) {
+            self.renew_fabric(now, &mut delta);
+        }
+        let dirty = core::mem::take(&mut self.dirty);
+        delta.services_touched = dirty.imports.len();
+        for key in &dirty.imports {
+            self.renew_service(key, now, &mut delta);
+        }
+        for key in &dirty.exports {
+            self.renew_export(key, &mut delta);
+        }
+        delta
+    }
+
+    /// Everything wanted.
+    pub fn wanted(&self) -> State {
+        let mut state = self.fabric.clone();
+        state.services = self.services.clone();
+        for piece in self.pieces.keys() {
+            put(piece, &mut state);
+        }
+        state
+    }
+
+    /// When [`NodeCore::delta`] may say something though nothing is told; none: when told.
+    pub fn next_look(&self) -> Option<Instant> {
+        let asked = self.waiting.first().map(|(at, _)| *at);
+        let nearest = (!self.following.is_empty()).then_some(self.next_nearest);
+        let early = self.clusters.in_grace(self.last_look).then(|| self.started + START_GRACE);
+        [asked, nearest, early, self.reports.next_expiry()].into_iter().flatten().min()
+    }
+
+    fn look_at_health(&mut self, now: Instant) {
+        let was_early = self.clusters.in_grace(self.last_look);
+        self.fabric_dirty |= self.reports.expire(now);
+        self.fabric_dirty |= was_early && !self.clusters.in_grace(now);
+        for (id, known) in &mut self.clusters.remote {
+            known.health = self.reports.clusters().get(id).cloned();
+        }
+        let standings: BTreeMap<ClusterId, _> =
+            self.clusters.remote.keys().map(|id| (id.clone(), self.clusters.standing(id, now))).collect();
+        let changed = standings.iter().filter(|(id, standing)| self.standings.get(id) != Some(standing));
+        for (id, _) in changed {
+            self.dirty.imports.extend(self.catalog.services_of_cluster(id).cloned());
+        }
+        self.standings = standings;
+        let overdue = self.waiting.iter().take_while(|(at, _)| *at <= now);
+        self.dirty.imports.extend(overdue.map(|(_, key)| key.clone()));
+        if now >= self.next_nearest {
+            self.dirty.imports.extend(self.following.iter().cloned());
+            self.next_nearest = now + NEAREST_EVERY;
+        }
+        self.last_look = now;
+    }
+
+    fn renew_fabric(&mut self, now: Instant, delta: &mut Delta) {
+        let paths = self.paths(now);
+        let new = fabric(&self.facts(&paths));
+        if new == self.fabric {
+            return;
+        }
+        let old = core::mem::replace(&mut self.fabric, new.clone());
+        let fits = match (&new.table, &old.table) {
+            (Some(new), Some(old)) => new.fits(old),
+            (None, None) => true,
+            _ => false,
+        };
+        let remade =
+            old.links.iter().any(|(name, link)| new.links.get(name).is_none_or(|new| !new.differs_only_in_mtu(link)));
+        // A device that comes back has lost what leaned on it.
+        delta.whole |= !fits || remade || new.links.keys().any(|name| !old.links.contains_key(name));
+        delta.before = old;
+        delta.after = new;
+    }
+
+    /// For each peer the gateways that reach it. Just after the start also those that were not asked yet.
+    fn paths(&self, now: Instant) -> BTreeMap<ClusterId, BTreeMap<u16, u32>> {
+        let early = self.clusters.in_grace(now);
+        let configured = self.local.as_ref().map_or(USUAL_MTU, |local| u32::from(local.spec.gateways.mtu));
+        let unheard = self.gateways.keys().filter(|slot| early && !self.heard.contains(slot));
+        let unheard: BTreeMap<u16, u32> = unheard.map(|slot| (*slot, configured)).collect();
+        let of_peer = |id: &ClusterId| {
+            let told = self.reports.paths(id).into_iter();
+            let told = told.map(|(slot, path)| (slot, u32::from(path.mtu)));
+            told.chain(unheard.iter().map(|(slot, mtu)| (*slot, *mtu))).collect()
+        };
+        self.peers.keys().map(|id| (id.clone(), of_peer(id))).collect()
+    }
+
+    fn facts<'a>(&'a self, paths: &'a BTreeMap<ClusterId, BTreeMap<u16, u32>>) -> Facts<'a> {
+        Facts {
+            node: &self.name,
+            local: self.local.as_ref().map(|local| &local.spec),
+            nodes: &self.nodes,
+            gateways: &self.gateways,
+            peers: &self.peers,
+            paths,
+            devices: &self.devices,
+            underlay_mtu: self.underlay_mtu,
+        }
+    }
+
+    pub(crate) fn scene(&self, now: Instant) -> Scene<'_> {
+        Scene { clusters: &self.clusters, policies: &self.policies, catalog: &self.catalog, seed: self.seed, now }
+    }
+
+    fn renew_service(&mut self, key: &Key, now: Instant, delta: &mut Delta) {
+        let translated = self.local.as_ref().is_some_and(|local| local.spec.service_mode == ServiceMode::Nftables);
+        let import = self.catalog.imports.get(key).filter(|_| translated);
+        let before = self.served.remove(key).unwrap_or_default();
+        before.ask_again.map(|at| self.waiting.remove(&(at, key.clone())));
+        let after = import.map(|import| serve(key, import, &before.memories, &self.services, self.scene(now)));
+        let around = import.map(|import| {
+            hairpins(key, import, &self.catalog, &self.clusters.local, |endpoint| self.is_here(endpoint))
+        });
+        let around: BTreeSet<Piece> =
+            around.into_iter().flatten().map(|address| Piece::Element(Element::Hairpin(address))).collect();
+
+        let known = BTreeMap::new();
+        let frontends = before.frontends.keys().chain(after.as_ref().map_or(&known, |new| &new.frontends).keys());
+        let frontends: BTreeSet<Frontend> = frontends.copied().collect();
+        self.following.remove(key);
+        self.waiting.extend(after.as_ref().and_then(|after| after.ask_again).map(|at| (at, key.clone())));
+        if let Some(after) = after {
+            if after.follows_round_trips {
+                self.following.insert(key.clone());
+            }
+            self.served.insert(key.clone(), after);
+        }
+        let mut taken = Vec::new();
+        for frontend in frontends {
+            let wanted = self.served.get(key).is_some_and(|served| served.frontends.contains_key(&frontend));
+            let owners = self.frontend_owners.entry(frontend).or_default();
+            if wanted {
+                owners.insert(key.clone());
+            } else {
+                owners.remove(key);
+            }
+            // The first by name: which is no matter, but it must be the same one whatever came first.
+            let owner = owners.first().cloned();
+            if wanted && owner.as_ref() != Some(key) {
+                taken.push(Problem::AddressTaken(frontend.address.to_string()));
+            }
+            if owners.is_empty() {
+                self.frontend_owners.remove(&frontend);
+            }
+            let service = owner.and_then(|owner| self.served.get(&owner)?.frontends.get(&frontend).cloned());
+            let old = match &service {
+                Some(service) => self.services.insert(frontend, service.clone()),
+                None => self.services.remove(&frontend),
+            };
+            if old != service {
+                delta.before.services.extend(old.map(|old| (frontend, old)));
+                delta.after.services.extend(service.map(|service| (frontend, service)));
+            }
+        }
+        taken.dedup();
+        self.problems.set("ServiceImport's address", key, taken);
+        let before = match around.is_empty() {
+            true => self.hairpins.remove(key),
+            false => self.hairpins.insert(key.clone(), around.clone()),
+        };
+        self.exchange(&before.unwrap_or_default(), &around, delta);
+    }
+
+    fn renew_export(&mut self, key: &Key, delta: &mut Delta) {
+        let mut around = BTreeSet::new();
+        let none = BTreeMap::new();
+        let carries_in = self.facts(&none).is_gateway_host();
+        for slice in self.catalog.exported_slices(key) {
+            for endpoint in &slice.endpoints {
+                if self.is_here(endpoint) {
+                    around.extend(slice.ports.iter().map(|port| {
+                        let exported = Exported { address: endpoint.address, protocol: port.protocol, port: port.port };
+                        Piece::Element(Element::Exported(exported))
+                    }));
+                } else if carries_in && let Some(piece) = self.way_in(endpoint) {
+                    around.insert(piece);
+                }
+            }
+        }
+        let before = match around.is_empty() {
+            true => self.admitted.remove(key),
+            false => self.admitted.insert(key.clone(), around.clone()),
+        };
+        self.exchange(&before.unwrap_or_default(), &around, delta);
+    }
+
+    /// A route to an endpoint on another node that is outside that node's prefixes.
+    fn way_in(&self, endpoint: &EndpointFacts) -> Option<Piece> {
+        let name = endpoint.node.as_ref()?;
+        let node = self.nodes.get(name)?;
+        if node.pod_prefixes.iter().any(|net| net.contains(&endpoint.address)) {
+            return None;
+        }
+        let via = node.next_hop(name, Family::of(endpoint.address))?;
+        Some(Piece::Inward(RouteKey::inward(endpoint.address.into()), via))
+    }
+
+    /// Whether an endpoint of this cluster lives on this host.
+    fn is_here(&self, endpoint: &EndpointFacts) -> bool {
+        match &endpoint.node {
+            Some(node) => *node == self.name,
+            None => self
+                .nodes
+                .get(&self.name)
+                .is_some_and(|me| me.inward_prefixes().any(|net| net.contains(&endpoint.address))),
+        }
+    }
+
+    fn exchange(&mut self, before: &BTreeSet<Piece>, after: &BTreeSet<Piece>, delta: &mut Delta) {
+        for piece in after.difference(before) {
+            let count = self.pieces.entry(piece.clone()).or_default();
+            *count += 1;
+            if *count == 1 {
+                put(piece, &mut delta.after);
+            }
+        }
+        for piece in before.difference(after) {
+            let Some(count) = self.pieces.get_mut(piece) else { continue };
+            *count -= 1;
+            if *count == 0 {
+                self.pieces.remove(piece);
+                put(piece, &mut delta.before);
+            }
+        }
+    }
+
+    /// What is wrong with objects now.
+    pub fn problems(&self) -> &Problems {
+        &self.problems
+    }
+
+    /// Where each gateway's health port answers, for those that somebody holds.
+    pub fn gateway_addresses(&self) -> BTreeMap<u16, Vec<IpAddr>> {
+        let held = self.gateways.iter().filter(|(_, gateway)| !gateway.addresses.is_empty());
+        held.map(|(slot, gateway)| (*slot, gateway.addresses.clone())).collect()
+    }
+
+    /// The addresses of this node inside the cluster.
+    pub fn own_addresses(&self) -> Vec<IpAddr> {
+        self.nodes.get(&self.name).map(|me| me.addresses.clone()).unwrap_or_default()
+    }
+
+    pub fn reports(&self) -> &GatewayReports {
+        &self.reports
+    }
+
+    /// Whether the LocalCluster and this host's Node are known.
+    pub fn awaiting(&self) -> Vec<String> {
+        let mut awaiting = Vec::new();
+        if self.local.is_none() {
+            awaiting.push(String::from("the LocalCluster from the controller"));
+        }
+        match self.nodes.get(&self.name) {
+            None => awaiting.push(alloc::format!("the Node '{}' from the controller", self.name)),
+            Some(me) if me.addresses.is_empty() => awaiting.push(alloc::format!("an address of Node '{}'", self.name)),
+            Some(_) => {}
+        }
+        awaiting
+    }
+}
+
+fn put(piece: &Piece, state: &mut State) {
+    match piece {
+        Piece::Element(element) => drop(state.sets.insert(element.clone())),
+        Piece::Inward(key, via) => drop(vxlan_route(*via).map(|route| state.routes.insert(*key, route))),
+    }
+}
+
+fn no_cluster() -> ClusterId {
+    ClusterId::new(NO_CLUSTER).unwrap_or_else(|_| unreachable!("the constant is a DNS label"))
+}

@@ -1,0 +1,272 @@
+//! What a worker and a gateway host want, as promises.
+
+mod world;
+
+use api::cluster_peer::PeerState;
+use api::health::Reachability;
+use api::local_cluster::PodReachability;
+use api::member_record::MemberState;
+use kernel_core::setting::LOOSE;
+use kernel_core::{DeviceName, Exported, Protocol, RouteKey, RouteTable, Rule, Selector, Setting, State, Target};
+use node_core::fabric::VXLAN_DEVICE;
+use node_core::{Input, NodeCore, ObjectChange};
+use world::*;
+
+fn net(text: &str) -> ipnet::IpNet {
+    text.parse().unwrap()
+}
+
+fn device(name: &str) -> DeviceName {
+    DeviceName::new(name).unwrap()
+}
+
+/// The devices and next hops a prefix is routed by; empty when only the blackhole is left.
+fn ways(state: &State, prefix: &str) -> Vec<(String, Option<String>)> {
+    let Some(route) = state.routes.get(&RouteKey::carrying(net(prefix))) else { return vec![] };
+    let Target::Group(group) = &route.target else { panic!("{prefix} is not routed by a group") };
+    let members = state.groups[group].members().keys();
+    members
+        .map(|id| &state.nexthops[id])
+        .map(|hop| (hop.device.to_string(), hop.via.map(|via| via.to_string())))
+        .collect()
+}
+
+fn has_blackhole(state: &State, prefix: &str) -> bool {
+    state.routes.contains_key(&RouteKey::blackhole(net(prefix)))
+}
+
+#[test]
+fn a_worker_routes_other_clusters_by_the_gateways_node_inside_vxlan_with_a_blackhole_behind() {
+    let state = host("worker").wanted();
+    for prefix in ["10.2.0.0/16", "10.3.0.0/16"] {
+        assert_eq!(ways(&state, prefix), [(VXLAN_DEVICE.into(), Some("172.31.1.1".into()))]);
+        assert!(has_blackhole(&state, prefix));
+    }
+    let [(tombolo, Some(via))] = &ways(&state, "fd00:2::/48")[..] else { panic!("no way for IPv6") };
+    assert!(tombolo == VXLAN_DEVICE && via.starts_with("fe80::"), "{via}");
+    let route = &state.routes[&RouteKey::carrying(net("10.2.0.0/16"))];
+    assert_eq!(route.mtu, Some(1370));
+    assert_eq!(route.source, Some("10.101.0.2".parse().unwrap()));
+    assert!(!state.routes.keys().any(|key| key.table == RouteTable::Inward));
+}
+
+#[test]
+fn a_route_is_never_larger_than_the_vxlan_device() {
+    let mut core = host("worker");
+    core.take(Input::UnderlayMtu(1400), at(20));
+    core.delta(at(20));
+    let state = core.wanted();
+    assert_eq!(state.links[&device(VXLAN_DEVICE)].mtu, 1350);
+    assert_eq!(state.routes[&RouteKey::carrying(net("10.2.0.0/16"))].mtu, Some(1350));
+}
+
+#[test]
+fn a_gateway_host_routes_other_clusters_into_its_tunnels_and_what_comes_out_to_the_endpoints_node() {
+    let state = host("gateway").wanted();
+    assert_eq!(ways(&state, "10.2.0.0/16"), [(TUNNEL.into(), None)]);
+    assert!(has_blackhole(&state, "10.2.0.0/16"));
+    for (prefix, via) in [("10.1.2.0/24", "172.31.1.2"), ("10.101.0.2/32", "172.31.1.2"), ("10.1.3.0/24", "172.31.1.3")]
+    {
+        let target = &state.routes[&RouteKey::inward(net(prefix))].target;
+        assert_eq!(*target, Target::Device { device: device(VXLAN_DEVICE), via: Some(via.parse().unwrap()) });
+    }
+    assert!(!state.routes.contains_key(&RouteKey::inward(net("10.1.1.0/24"))), "its own pods are not elsewhere");
+    for family in [kernel_core::Family::Ipv4, kernel_core::Family::Ipv6] {
+        assert!(state.rules.contains(&Rule::arriving(family, device(TUNNEL))));
+    }
+}
+
+#[test]
+fn a_gateway_host_also_routes_the_control_addresses_of_peers_and_a_worker_does_not() {
+    let control = |state: &State| {
+        state.routes.keys().filter(|key| key.destination.prefix_len() == 64 && key.table == RouteTable::Outward).count()
+    };
+    assert_eq!(control(&host("gateway").wanted()), 4, "a route and a blackhole for each of two peers");
+    assert_eq!(control(&host("worker").wanted()), 0);
+    assert_eq!(host("gateway").wanted().sets.control.len(), 2);
+}
+
+#[test]
+fn an_endpoint_outside_its_nodes_prefixes_gets_a_way_of_its_own_from_the_tunnel() {
+    let mut core = host("gateway");
+    let inputs = vec![
+        Input::Services(ObjectChange::Applied(service("web"))),
+        Input::ServiceExports(ObjectChange::Applied(export("web"))),
+        Input::EndpointSlices(ObjectChange::Applied(own(
+            "web",
+            &[("10.1.9.9", true, Some("worker")), ("10.1.2.7", true, Some("worker"))],
+        ))),
+    ];
+    after(&mut core, at(20), inputs);
+    let state = core.wanted();
+    assert!(state.routes.contains_key(&RouteKey::inward(net("10.1.9.9/32"))));
+    assert!(!state.routes.contains_key(&RouteKey::inward(net("10.1.2.7/32"))));
+}
+
+#[test]
+fn when_a_gateways_tunnel_is_gone_its_host_keeps_the_blackhole() {
+    let mut core = host("gateway");
+    let (delta, _) = after(&mut core, at(20), vec![devices(&["lo", "eth0"])]);
+    let state = core.wanted();
+    assert_eq!(ways(&state, "10.2.0.0/16"), []);
+    assert!(has_blackhole(&state, "10.2.0.0/16"));
+    assert!(!delta.whole);
+}
+
+#[test]
+fn a_silent_gateway_leaves_the_routes_in_time_and_returns_with_its_next_answer() {
+    let mut core = host("worker");
+    core.take(Input::TunnelGateways(ObjectChange::Applied(gateway(1, "other"))), at(3_000));
+    let both = [("birch", Reachability::Up), ("cedar", Reachability::Up)];
+    for slot in [0, 1] {
+        core.take(Input::Report(report(slot, &both)), at(3_000));
+    }
+    core.delta(at(3_000));
+    assert_eq!(ways(&core.wanted(), "10.2.0.0/16").len(), 2);
+    core.take(Input::Report(report(1, &both)), at(3_300));
+    core.delta(at(3_399));
+    assert_eq!(ways(&core.wanted(), "10.2.0.0/16").len(), 2);
+    assert_eq!(core.next_look(), Some(at(3_400)));
+    core.delta(at(3_400));
+    assert_eq!(ways(&core.wanted(), "10.2.0.0/16"), [(VXLAN_DEVICE.into(), Some("172.31.1.3".into()))]);
+    core.take(Input::Report(report(0, &both)), at(3_500));
+    core.delta(at(3_500));
+    assert_eq!(ways(&core.wanted(), "10.2.0.0/16").len(), 2);
+}
+
+#[test]
+fn a_gateway_without_a_path_to_one_peer_carries_only_the_others() {
+    let mut core = host("worker");
+    core.take(Input::Report(report(0, &[("birch", Reachability::Down), ("cedar", Reachability::Up)])), at(20));
+    let delta = core.delta(at(20));
+    let state = core.wanted();
+    assert_eq!(ways(&state, "10.2.0.0/16"), []);
+    assert!(has_blackhole(&state, "10.2.0.0/16"));
+    assert_eq!(ways(&state, "10.3.0.0/16").len(), 1);
+    assert!(!delta.whole && delta.services_touched == 1);
+}
+
+#[test]
+fn just_after_the_start_gateways_are_taken_as_reachable_until_they_had_time_to_answer() {
+    let mut core = NodeCore::new("worker", at(0));
+    objects().into_iter().for_each(|input| core.take(input, at(0)));
+    core.delta(at(0));
+    assert_eq!(ways(&core.wanted(), "10.2.0.0/16").len(), 1);
+    assert!(!core.wanted().services.values().next().unwrap().slots().is_empty());
+    let end = core.next_look().unwrap();
+    core.delta(end);
+    assert_eq!(ways(&core.wanted(), "10.2.0.0/16"), []);
+    assert!(core.wanted().services.values().next().unwrap().slots().is_empty());
+}
+
+#[test]
+fn to_a_blocked_peer_there_is_only_a_blackhole_and_it_is_no_member() {
+    let mut core = host("worker");
+    let blocked = peer_in("birch", 2, MemberState::Active, PeerState::Blocked);
+    after(&mut core, at(20), vec![Input::ClusterPeers(ObjectChange::Applied(blocked))]);
+    let state = core.wanted();
+    assert_eq!(ways(&state, "10.2.0.0/16"), []);
+    assert!(has_blackhole(&state, "10.2.0.0/16"));
+    assert!(!state.sets.remote.contains(&net("10.2.0.0/16")) && state.sets.remote.contains(&net("10.3.0.0/16")));
+}
+
+#[test]
+fn a_drained_peer_keeps_its_routes_for_connections_that_are_open() {
+    let mut core = host("worker");
+    let drained = peer_in("birch", 2, MemberState::Active, PeerState::Drained);
+    after(&mut core, at(20), vec![Input::ClusterPeers(ObjectChange::Applied(drained))]);
+    let state = core.wanted();
+    assert_eq!(ways(&state, "10.2.0.0/16").len(), 1);
+    let slots = state.services.values().next().unwrap().slots().to_vec();
+    assert!(slots.iter().all(|slot| slot.address.to_string().starts_with("10.3.")), "{slots:?}");
+}
+
+#[test]
+fn a_prefix_that_is_ours_is_refused_by_name_and_the_peers_other_prefix_is_routed() {
+    let mut core = host("worker");
+    let mut greedy = local();
+    greedy.spec.pod_prefixes.push("10.2.0.0/16".parse().unwrap());
+    after(&mut core, at(20), vec![Input::LocalClusters(ObjectChange::Applied(greedy))]);
+    let state = core.wanted();
+    assert!(!state.routes.contains_key(&RouteKey::carrying(net("10.2.0.0/16"))));
+    assert_eq!(ways(&state, "fd00:2::/48").len(), 1);
+    let problem = core.problems().iter().next().unwrap();
+    assert_eq!((problem.0.1.1.as_str(), problem.1.name()), ("birch", "PrefixRefused"));
+}
+
+#[test]
+fn every_host_asks_our_table_for_all_but_outer_packets_and_changes_only_listed_settings() {
+    for name in ["worker", "gateway"] {
+        let state = host(name).wanted();
+        assert!(state.rules.iter().all(|rule| rule.priority < 512));
+        let marked = state.rules.iter().filter(|rule| matches!(rule.selector, Selector::NotMarked { .. })).count();
+        assert_eq!(marked, 2, "one a family");
+        assert_eq!(state.settings[&Setting::ForwardIpv4], 1);
+        assert_eq!(state.settings[&Setting::ReversePath(device(VXLAN_DEVICE))], LOOSE);
+    }
+}
+
+#[test]
+fn the_nodes_of_a_cluster_know_each_other_on_the_vxlan_device_without_asking() {
+    let (worker, gateway) = (host("worker").wanted(), host("gateway").wanted());
+    let own = &gateway.links[&device(VXLAN_DEVICE)];
+    let outer = worker.forwarding.iter().find(|(key, _)| key.mac == own.mac).unwrap().1;
+    assert_eq!(*outer, own.local);
+    let via = worker.nexthops.values().find_map(|hop| hop.via).unwrap();
+    assert!(worker.neighbours.iter().any(|(key, mac)| key.address == via && *mac == own.mac));
+    assert_eq!(worker.sets.nodes.len(), 3);
+}
+
+#[test]
+fn pods_are_closed_until_exported_and_open_where_the_operator_says_so() {
+    let admitted = Exported { address: "10.1.2.7".parse().unwrap(), protocol: Protocol::Tcp, port: 8080 };
+    let mut core = host("worker");
+    let endpoints = own("web", &[("10.1.2.7", true, Some("worker")), ("10.1.3.7", true, Some("other"))]);
+    after(
+        &mut core,
+        at(20),
+        vec![
+            Input::EndpointSlices(ObjectChange::Applied(endpoints)),
+            Input::Services(ObjectChange::Applied(service("web"))),
+        ],
+    );
+    assert!(core.wanted().sets.exported.is_empty());
+    let (_, changes) = after(&mut core, at(30), vec![Input::ServiceExports(ObjectChange::Applied(export("web")))]);
+    assert_eq!(core.wanted().sets.exported, [admitted].into());
+    assert_eq!(changes.len(), 1, "{changes:?}");
+    let (_, changes) = after(&mut core, at(40), vec![Input::ServiceExports(ObjectChange::Deleted(export("web")))]);
+    assert!(core.wanted().sets.exported.is_empty());
+    assert_eq!(changes.len(), 1, "{changes:?}");
+
+    let closed = core.wanted().table;
+    let mut open = local();
+    open.spec.pod_reachability = PodReachability::Open;
+    after(&mut core, at(50), vec![Input::LocalClusters(ObjectChange::Applied(open))]);
+    assert_ne!(core.wanted().table, closed);
+}
+
+#[test]
+fn two_exports_of_one_endpoint_admit_it_until_both_are_gone() {
+    let mut core = host("worker");
+    for name in ["web", "alias"] {
+        let inputs = vec![
+            Input::Services(ObjectChange::Applied(service(name))),
+            Input::ServiceExports(ObjectChange::Applied(export(name))),
+            Input::EndpointSlices(ObjectChange::Applied(own(name, &[("10.1.2.7", true, Some("worker"))]))),
+        ];
+        after(&mut core, at(20), inputs);
+    }
+    let (_, changes) = after(&mut core, at(30), vec![Input::Services(ObjectChange::Deleted(service("web")))]);
+    assert!(changes.is_empty() && core.wanted().sets.exported.len() == 1);
+    after(&mut core, at(40), vec![Input::ServiceExports(ObjectChange::Deleted(export("alias")))]);
+    assert!(core.wanted().sets.exported.is_empty());
+}
+
+#[test]
+fn without_a_local_cluster_nothing_is_wanted() {
+    let mut core = host("worker");
+    let (delta, _) = after(&mut core, at(20), vec![Input::LocalClusters(ObjectChange::Reset(vec![]))]);
+    assert!(delta.whole);
+    assert_eq!(core.wanted(), State::default());
+    assert_eq!(core.awaiting().len(), 1);
+}

@@ -1,0 +1,139 @@
+//! Clusterset addresses in the kernel, as promises.
+
+mod world;
+
+use api::health::Reachability;
+use api::kubernetes::EndpointSlice;
+use kernel_core::{Affinity, Change, Frontend, Protocol};
+use node_core::{Input, NodeCore, ObjectChange};
+use world::*;
+
+fn web() -> Frontend {
+    Frontend { address: "10.201.0.1".parse().unwrap(), protocol: Protocol::Tcp, port: 80 }
+}
+
+fn slots(core: &NodeCore) -> Vec<String> {
+    let service = core.wanted().services[&web()].clone();
+    service.slots().iter().map(|slot| format!("{}:{}", slot.address, slot.port)).collect()
+}
+
+fn applied(slice: EndpointSlice) -> Vec<Input> {
+    vec![Input::EndpointSlices(ObjectChange::Applied(slice))]
+}
+
+#[test]
+fn a_clusterset_address_is_given_to_the_ready_endpoints_of_healthy_clusters() {
+    assert_eq!(slots(&host("worker")), ["10.2.1.5:8080", "10.2.1.6:8080", "10.3.1.5:8080"]);
+}
+
+#[test]
+fn local_endpoints_come_first_and_are_also_clients_of_themselves() {
+    let mut core = host("worker");
+    after(&mut core, at(20), applied(imported("web", "amber", &[("10.1.2.7", true, Some("worker"))])));
+    assert_eq!(slots(&core), ["10.1.2.7:8080"]);
+    assert_eq!(core.wanted().sets.hairpin, ["10.1.2.7".parse().unwrap()].into());
+}
+
+#[test]
+fn a_node_of_the_same_name_in_another_cluster_is_not_this_host() {
+    let mut core = host("worker");
+    after(&mut core, at(20), applied(imported("web", "birch", &[("10.2.1.5", true, Some("worker"))])));
+    assert!(core.wanted().sets.hairpin.is_empty());
+}
+
+#[test]
+fn endpoints_of_a_dead_peer_leave_at_once_and_come_back_with_it() {
+    let mut core = host("worker");
+    let down = report(0, &[("birch", Reachability::Down), ("cedar", Reachability::Up)]);
+    let (_, changes) = after(&mut core, at(20), vec![Input::Report(down)]);
+    assert_eq!(slots(&core), ["10.3.1.5:8080"]);
+    assert!(changes.iter().any(|change| matches!(change, Change::SetService { .. })));
+    let up = report(0, &[("birch", Reachability::Up), ("cedar", Reachability::Up)]);
+    after(&mut core, at(120), vec![Input::Report(up)]);
+    assert_eq!(slots(&core).len(), 3);
+}
+
+#[test]
+fn a_service_without_an_endpoint_refuses_connections_and_does_not_vanish() {
+    let mut core = host("worker");
+    for cluster in ["birch", "cedar"] {
+        after(&mut core, at(20), applied(imported("web", cluster, &[])));
+    }
+    assert!(slots(&core).is_empty());
+}
+
+#[test]
+fn only_slices_with_a_port_of_that_name_serve_it() {
+    let mut core = host("worker");
+    let mut other = imported("web", "birch", &[("10.2.1.5", true, None)]);
+    other.ports.as_mut().unwrap()[0].name = Some("admin".into());
+    after(&mut core, at(20), applied(other));
+    assert_eq!(slots(&core), ["10.3.1.5:8080"]);
+}
+
+#[test]
+fn client_affinity_fills_the_whole_table_by_the_clients_hash() {
+    let mut core = host("worker");
+    let mut sticky = import("web", "10.201.0.1");
+    sticky.spec.session_affinity = Some("ClientIP".into());
+    after(&mut core, at(20), vec![Input::ServiceImports(ObjectChange::Applied(sticky))]);
+    let service = core.wanted().services[&web()].clone();
+    assert_eq!((service.affinity(), service.slots().len()), (Affinity::ClientAddress, 256));
+}
+
+#[test]
+fn what_is_wrong_in_an_object_is_named_and_the_rest_of_it_serves() {
+    let mut core = host("worker");
+    let mut bad = imported("web", "birch", &[("10.2.1.5", true, None), ("nonsense", true, None)]);
+    bad.ports.as_mut().unwrap().push(api::kubernetes::EndpointPort { port: Some(70_000), ..Default::default() });
+    after(&mut core, at(20), applied(bad));
+    assert_eq!(slots(&core), ["10.2.1.5:8080", "10.3.1.5:8080"]);
+    let mut names: Vec<&str> = core.problems().iter().map(|(_, problem)| problem.name()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["BadAddress", "BadPort"]);
+}
+
+#[test]
+fn two_services_with_one_address_do_not_mix_and_the_second_takes_over_when_the_first_goes() {
+    let mut core = host("worker");
+    let inputs = vec![
+        Input::ServiceImports(ObjectChange::Applied(import("zeta", "10.201.0.1"))),
+        Input::EndpointSlices(ObjectChange::Applied(imported("zeta", "birch", &[("10.2.9.9", true, None)]))),
+    ];
+    after(&mut core, at(20), inputs);
+    assert_eq!(slots(&core).len(), 3);
+    assert_eq!(core.problems().iter().next().unwrap().1.name(), "AddressTaken");
+    after(&mut core, at(30), vec![Input::ServiceImports(ObjectChange::Deleted(import("web", "10.201.0.1")))]);
+    assert_eq!(slots(&core), ["10.2.9.9:8080"]);
+}
+
+#[test]
+fn explain_says_what_is_asked_and_what_is_installed() {
+    let mut core = host("worker");
+    let down = report(0, &[("birch", Reachability::Down), ("cedar", Reachability::Up)]);
+    after(&mut core, at(3_000), vec![Input::Report(down)]);
+    let report = core.explain("shop", "web", at(3_000)).unwrap();
+    let clusters = &report.ports[0].clusters;
+    let seen: Vec<_> = clusters.iter().map(|c| (c.cluster.as_str(), c.reason.as_str(), c.installed_percent)).collect();
+    assert_eq!(seen, [("amber", "NoEndpoints", 0.0), ("birch", "SilentPeer", 0.0), ("cedar", "Serving", 100.0)]);
+    assert_eq!(report.ports[0].policy, "local first");
+    assert!(core.explain("shop", "none", at(3_000)).is_none());
+}
+
+#[test]
+fn one_change_among_ten_thousand_services_touches_one() {
+    let mut core = host("worker");
+    let address = |number: usize| format!("10.201.{}.{}", number / 250, number % 250 + 2);
+    let endpoints = |ready| [("10.2.1.5", true, None), ("10.2.1.6", ready, None), ("10.2.1.7", true, None)];
+    for number in 0..10_000 {
+        let name = format!("s{number}");
+        core.take(Input::ServiceImports(ObjectChange::Applied(import(&name, &address(number)))), at(20));
+        core.take(Input::EndpointSlices(ObjectChange::Applied(imported(&name, "birch", &endpoints(true)))), at(20));
+    }
+    assert_eq!(core.delta(at(20)).services_touched, 10_000);
+    let (delta, changes) = after(&mut core, at(30), applied(imported("s77", "birch", &endpoints(false))));
+    assert_eq!(delta.services_touched, 1);
+    assert_eq!((delta.before.services.len(), delta.after.services.len(), changes.len()), (1, 1, 1));
+    let (delta, changes) = after(&mut core, at(40), applied(imported("s77", "birch", &endpoints(false))));
+    assert!(delta.is_empty() && changes.is_empty() && delta.services_touched == 0);
+}
