@@ -74,6 +74,17 @@ impl Catalog {
         &self.refusals
     }
 
+    /// Namespace and name of every imported headless service.
+    pub fn headless_services(&self) -> impl Iterator<Item = (String, String)> {
+        let headless = self.zone.services.values().filter(|service| service.is_headless());
+        headless.map(|service| (service.namespace.to_string(), service.name.to_string()))
+    }
+
+    /// The service of that name, imported or not.
+    pub fn service(&self, namespace: &str, name: &str) -> Option<&Service> {
+        self.zone.service(namespace, name)
+    }
+
     pub fn work(&self) -> Work {
         self.work
     }
@@ -84,9 +95,12 @@ impl Catalog {
     }
 
     /// Takes what is known of the clusters' health. Costs nothing per service: it is applied when a name is looked up.
-    pub fn set_reach(&mut self, reach: Reach) {
-        self.changed |= self.zone.reach != reach;
+    /// True when it is news.
+    pub fn set_reach(&mut self, reach: Reach) -> bool {
+        let changed = self.zone.reach != reach;
+        self.changed |= changed;
         self.zone.reach = reach;
+        changed
     }
 
     /// Takes the clusters a routing policy selects for a headless service; `None`: no policy does.
@@ -118,10 +132,10 @@ impl Catalog {
 
     pub fn remove_import(&mut self, namespace: &str, name: &str) {
         self.imports.remove(&(namespace.into(), name.into()));
-        if let Some(key) = service_key(namespace, name) {
-            if self.zone.services.contains_key(&key) {
-                self.change_service(&key, namespace, name, |service| service.import = None);
-            }
+        if let Some(key) = service_key(namespace, name)
+            && self.zone.services.contains_key(&key)
+        {
+            self.change_service(&key, namespace, name, |service| service.import = None);
         }
     }
 

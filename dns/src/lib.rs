@@ -3,25 +3,41 @@
 //! | module | does |
 //! |---|---|
 //! | [`answer`] | a zone and a question in, an answer out: read it first |
-//! | [`query`], [`name`] | reads the question by hand |
-//! | [`response`], [`record`] | writes the answer within its limit |
+//! | [`query`], [`name`] | read the question by hand |
+//! | [`response`], [`record`] | write the answer within its limit |
 //! | [`zone`], [`service`], [`slice`] | what can be answered, immutable and shared between zones |
-//! | [`catalog`] | takes objects as they come and go, hands out zones |
-//! | [`reach`] | which clusters are in service |
-//! | [`refusal`] | what was left out of the zone, by name |
+//! | [`catalog`], [`refusal`] | take objects as they come and go, hand out zones, name what was left out |
+//! | [`view`], [`reach`], [`selection`] | add the gateways' reports and the routing policies: which clusters are answered |
+//! | [`explain`] | says why a name is answered as it is |
 //!
-//! All of these think: bytes and objects in, bytes and zones out.
+//! All of these think: bytes, objects and the time in, bytes and zones out. The others touch the world: [`server`]
+//! starts them, `listeners` opens sockets, `udp` and `tcp` answer on them, `keeper` follows the store, `health` asks the
+//! gateways, `surface` shows all of it to the operator.
 #![forbid(unsafe_code)]
 
 pub mod answer;
 pub mod catalog;
+mod clock;
+pub mod explain;
+mod health;
+mod keeper;
+mod listeners;
 pub mod name;
 pub mod query;
 pub mod reach;
 pub mod record;
 pub mod refusal;
 pub mod response;
+pub mod selection;
+pub mod server;
 pub mod service;
 pub mod slice;
 mod srv;
+mod surface;
+pub mod tally;
+mod tcp;
+mod udp;
+pub mod view;
 pub mod zone;
+
+pub use server::{Config, Running, start, start_at};

@@ -19,7 +19,7 @@ pub struct Measured {
     pub local: Option<ClusterId>,
     /// Clusters that packets reach.
     pub up: BTreeSet<ClusterId>,
-    /// Why others are out of service, as an operator would say it.
+    /// Why others are out of service, by the name of the reason.
     pub reasons: BTreeMap<ClusterId, String>,
 }
 
@@ -40,7 +40,7 @@ impl Reach {
     /// Why the cluster is out of service; `None` while it is in service.
     pub fn reason(&self, cluster: &ClusterId) -> Option<&str> {
         let measured = self.measured.as_ref().filter(|_| !self.serves(cluster))?;
-        Some(measured.reasons.get(cluster).map_or("Unknown: no gateway reports on it", String::as_str))
+        Some(measured.reasons.get(cluster).map_or("NotAPeer", String::as_str))
     }
 
     /// Whether anybody measures at all.

@@ -141,15 +141,16 @@ impl Zone {
             service.clusters.get(name.wire_of(first, below)).filter(|c| c.has_hosts() && self.reach.serves(&c.id))
         };
         // A cluster id has one label or two (LS-3). An endpoint of a cluster comes before the reserved name of another.
-        if import.headless && matches!(below, 2 | 3) {
-            if let Some(cluster) = cluster_of(1).filter(|cluster| cluster.has_host(name.label(0))) {
-                return Found::Endpoint { cluster, hostname: name.label(0) };
-            }
+        if import.headless
+            && matches!(below, 2 | 3)
+            && let Some(cluster) = cluster_of(1).filter(|cluster| cluster.has_host(name.label(0)))
+        {
+            return Found::Endpoint { cluster, hostname: name.label(0) };
         }
-        if matches!(below, 1 | 2) {
-            if let Some(cluster) = cluster_of(0) {
-                return self.find_cluster(service, cluster);
-            }
+        if matches!(below, 1 | 2)
+            && let Some(cluster) = cluster_of(0)
+        {
+            return self.find_cluster(service, cluster);
         }
         let answered = self.settings.cluster_names == ClusterNames::Answered;
         // The second label of a dotted cluster id has names below it.
