@@ -24,7 +24,6 @@ Inside a node or a pod:
   serve-http --port P --pod NAME --cluster NAME   answer HTTP with these names
   serve-stream --port P                           send a little every 5 ms to whoever connects
   serve-udp-echo --port P                         send datagrams back
-  tombolo …                                       be tombolo itself
   mount-over FILE TARGET                          put FILE over TARGET in this mount namespace";
 
 fn main() -> ExitCode {
