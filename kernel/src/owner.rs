@@ -145,6 +145,11 @@ impl Kernel {
         observe::refusals(&mut self.netfilter)
     }
 
+    /// Every device of the network namespace, ours or not.
+    pub fn devices(&mut self) -> Result<Vec<Device>, Error> {
+        Ok(Devices::list(&mut self.route)?.iter().cloned().collect())
+    }
+
     /// The device of that name, if there is one now.
     pub fn device(&mut self, name: &DeviceName) -> Result<Option<Device>, Error> {
         device::find_device(&mut self.route, name)
