@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use api::Prefix;
+use gateway_core::packet::Packet;
 use gateway_core::{ExportChange, ExportedEndpoint, Refusal};
 
 use crate::packets::{icmp, ip, tcp, udp};
@@ -149,4 +151,42 @@ fn packets_for_a_third_cluster_are_not_passed_on() {
     world.gateway(BIRCH).receive(0, &batch, now);
     assert!(world.gateway(BIRCH).delivered.is_empty());
     assert_eq!(refused(&mut world, Refusal::WrongDestination), 1);
+}
+
+#[test]
+fn whatever_a_peer_makes_up_only_packets_from_its_addresses_to_ours_come_out() {
+    let mut world = World::joined(10);
+    let now = world.time_at(AMBER);
+    let link = world.gateway(AMBER).paths.links().find(|link| link.cluster.as_str() == "birch").unwrap().id;
+    let (from, to) = addresses(false);
+    let (from6, to6) = addresses(true);
+    let seeds =
+        [tcp(from, to, 80, ACK), udp(from6, to6, 53, &[0; 64]), icmp(from6, to6, 129), tcp(from6, to6, 80, ACK)];
+    let mut delivered = 0;
+    for round in 0..4000 {
+        let mut packet = seeds[round % seeds.len()].clone();
+        for _ in 0..world.random.below(6) {
+            let position = world.random.below(packet.len() as u64) as usize;
+            packet[position] = world.random.next() as u8;
+        }
+        let len = packet.len() as u64;
+        if world.random.permille(100) {
+            packet.truncate(world.random.below(len) as usize);
+        }
+        let leaving = world.gateway(AMBER).seal_unchecked(link, &packet, now);
+        let batch: Vec<_> =
+            leaving.into_iter().map(|leaving| ("192.0.2.1:51820".parse().unwrap(), leaving.bytes)).collect();
+        let there = world.time_at(BIRCH);
+        world.gateway(BIRCH).receive(0, &batch, there);
+        for bytes in std::mem::take(&mut world.gateway(BIRCH).delivered) {
+            let flow = Packet::parse(&bytes).unwrap().flow;
+            let prefix = |text: &str| text.parse::<Prefix>().unwrap();
+            assert!([prefix("10.1.0.0/16"), prefix("fd00:1::/32")].iter().any(|amber| amber.contains(flow.source)));
+            assert!(
+                [prefix("10.2.0.0/16"), prefix("fd00:2::/32")].iter().any(|birch| birch.contains(flow.destination))
+            );
+            delivered += 1;
+        }
+    }
+    assert!((500..4000).contains(&delivered), "some were good and some were not: {delivered}");
 }
