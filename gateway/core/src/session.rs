@@ -87,7 +87,8 @@ pub struct OpenBatch<'a> {
 
 /// The WireGuard protocol with one peer.
 pub trait Session {
-    /// Whether a packet can be sealed now, without waiting for a handshake.
+    /// Whether a packet can be sealed now, without waiting for a handshake. An end that only answered an initiation cannot
+    /// yet: it may have been an old one, sent again; the first data under the new keys proves them.
     fn is_established(&self, now: Instant) -> bool;
 
     /// Seals packets in order. Returns how many were sealed: all, or as many as came before the keys were gone or `sealed`
