@@ -1,7 +1,7 @@
 //! Member records: our own, and which of those we hear of others are taken (decision 15).
 
 use alloc::collections::BTreeMap;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use api::cluster_peer::PeerState;
@@ -172,16 +172,6 @@ pub fn cluster_peer_manifest(local: &LocalCluster) -> Result<String, NoManifest>
         fingerprint = key.fingerprint(),
         record = lines.join("\n"),
     ))
-}
-
-/// A text for statuses: as the operator reads it, without a line break.
-pub fn shown(reason: Reason, message: &str) -> String {
-    format!("{}: {}", reason.as_str(), message.replace('\n', " "))
-}
-
-/// The record as it travels and is stored.
-pub fn stored(signed: &SignedRecord) -> String {
-    signed.to_base64().to_string()
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! prefixes, in shapes an API server would take. Each violation is refused by name; the rest goes on.
 
 use alloc::collections::BTreeMap;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
@@ -219,12 +219,13 @@ pub fn is_label_key(text: &str) -> bool {
     };
     !name.is_empty()
         && is_label_value(name)
-        && prefix
-            .is_none_or(|prefix| prefix.len() <= 253 && prefix.split('.').all(|label| is_dns_label(&label.to_string())))
+        && prefix.is_none_or(|prefix| prefix.len() <= 253 && prefix.split('.').all(is_dns_label))
 }
 
 #[cfg(test)]
 mod tests {
+    use alloc::string::ToString;
+
     use super::*;
     use crate::advertisement::ServiceName;
     use crate::testing::{plain_service, plain_slice, service, slice, time};
