@@ -75,7 +75,10 @@ impl Kernel {
     }
 
     /// Applies changes in their order. One that is refused is reported, and the others go on. Neighbouring changes of
-    /// the table share a transaction; a service is never half changed.
+    /// the table share a transaction, of at most 2,000 elements; a service is never half changed.
+    ///
+    /// After a failure the kernel is not what partial states take it for (a device may have gone and taken its next hops
+    /// along): observe, and apply the whole difference.
     pub fn apply(&mut self, changes: &[Change]) -> Outcome {
         let mut failed: Vec<(usize, Error)> = Vec::new();
         let mut flows = BTreeSet::new();

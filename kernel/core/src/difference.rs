@@ -12,8 +12,8 @@ use crate::{
 /// The steps that turn `observed` into `wanted`, in an order that is safe at every step. Nothing when they are equal.
 /// Both may be partial (see the crate).
 ///
-/// 1. The table and its sets: filters stand before anything can pass, and what they refuse is never let through in
-///    between. In a set, what leaves goes before what comes, because intervals must not overlap.
+/// 1. The table and its sets: filters stand before anything can pass. In a set, what leaves goes before what comes,
+///    because intervals must not overlap; `kernel` puts both into one transaction, so that nothing slips in between.
 /// 2. Settings, links, addresses, neighbours, next hops, groups, routes: each after what it leans on.
 /// 3. Services: a connection is given only to endpoints that have a route.
 /// 4. Rules: our table of routes is asked only when it is complete.

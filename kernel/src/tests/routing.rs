@@ -214,3 +214,39 @@ sandboxed! {
         }
     }
 }
+
+sandboxed! {
+    fn a_tunnel_device_that_goes_leaves_the_blackhole_between_its_packets_and_the_default_route() {
+        let (tunnel, internet) = (Pod::new(1, 1), Pod::new(1, 2));
+        let mut host = Host::new();
+        host.route("0.0.0.0".parse().unwrap(), 0, internet.ipv4.into());
+        host.route("::".parse().unwrap(), 0, internet.ipv6.into());
+        let (mut kernel, _folder) = open();
+        let mut wanted = State::default();
+        let families = [(Family::Ipv4, "10.2.0.0/16"), (Family::Ipv6, "fd00:2::/32")];
+        for (id, (family, net)) in families.into_iter().enumerate() {
+            let id = u16::try_from(id).unwrap();
+            let lane = Nexthop { family, device: name(&tunnel.device), via: None };
+            wanted.nexthops.insert(NexthopId(id), lane);
+            wanted.groups.insert(GroupId(id), Group::equal([NexthopId(id)]).unwrap());
+            let (key, route) = route_by(net, Target::Group(GroupId(id)));
+            wanted.routes.insert(key, route);
+            wanted.routes.insert(RouteKey::blackhole(key.destination), Route::BLACKHOLE);
+            wanted.rules.insert(Rule::unless_marked(family, 1, 1));
+        }
+        bring(&mut kernel, &wanted);
+        let send = |to: &str| {
+            let any = if to.contains('[') { "[::]:0" } else { "0.0.0.0:0" };
+            std::net::UdpSocket::bind(any).unwrap().send_to(b"secret", to).map_err(|error| error.kind())
+        };
+        let to = ["10.2.0.1:9", "[fd00:2::1]:9"];
+        assert!(to.iter().all(|to| send(to).is_ok()));
+        host.remove_device(&tunnel.device);
+        for to in to {
+            assert_eq!(send(to), Err(std::io::ErrorKind::InvalidInput), "it left by the default route");
+        }
+        let left = kernel.observe().unwrap();
+        assert_eq!((left.nexthops.len(), left.groups.len()), (0, 0));
+        assert!(left.routes.len() == 2 && left.routes.values().all(|route| *route == Route::BLACKHOLE));
+    }
+}

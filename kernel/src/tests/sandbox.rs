@@ -50,7 +50,7 @@ pub(crate) fn run(test: &str, own_network: bool, body: impl FnOnce()) {
     if std::env::var(INSIDE).as_deref() == Ok(test) {
         if own_network {
             // Addresses that devices give themselves are there at once, or lists would differ from moment to moment.
-            std::fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0").expect("a setting of this namespace");
+            fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0").expect("a setting of this namespace");
             Host::new().up("lo");
         }
         body();
