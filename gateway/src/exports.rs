@@ -1,0 +1,171 @@
+//! [`ExportIndex`]: which endpoints of this cluster peers may open connections to, as changes.
+//!
+//! An endpoint is exported when it is in an EndpointSlice of a Service for which a ServiceExport stands that is not
+//! refused. One address and port may belong to several services; it closes with the last of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use api::ServiceExport;
+use api::conditions::ConditionType;
+use api::kubernetes::EndpointSlice;
+use api::names::{MANAGED_BY_TOMBOLO, kubernetes};
+use gateway_core::packet::protocol;
+use gateway_core::{ExportChange, ExportedEndpoint};
+use store::ObjectKey;
+
+/// Owned by the task that watches the store.
+#[derive(Debug, Default)]
+pub(crate) struct ExportIndex {
+    exported: BTreeSet<ObjectKey>,
+    /// By the slice's key: its Service, and what it holds.
+    slices: BTreeMap<ObjectKey, (ObjectKey, BTreeSet<ExportedEndpoint>)>,
+    slices_of: BTreeMap<ObjectKey, BTreeSet<ObjectKey>>,
+    /// In how many slices of exported services an endpoint is.
+    open: BTreeMap<ExportedEndpoint, usize>,
+}
+
+impl ExportIndex {
+    /// A ServiceExport was made or changed.
+    pub(crate) fn apply_export(&mut self, export: &ServiceExport) -> Vec<ExportChange> {
+        let service = key_of(&export.metadata);
+        let refused = export
+            .status
+            .iter()
+            .flat_map(|status| &status.conditions)
+            .any(|condition| condition.type_ == ConditionType::Valid.as_str() && condition.status == "False");
+        self.set_exported(service, !refused)
+    }
+
+    pub(crate) fn remove_export(&mut self, service: ObjectKey) -> Vec<ExportChange> {
+        self.set_exported(service, false)
+    }
+
+    /// All ServiceExports there are.
+    pub(crate) fn reset_exports(&mut self, exports: &[ServiceExport]) -> Vec<ExportChange> {
+        let named: BTreeSet<_> = exports.iter().map(|export| key_of(&export.metadata)).collect();
+        let gone: Vec<_> = self.exported.difference(&named).cloned().collect();
+        let mut changes: Vec<_> = gone.into_iter().flat_map(|service| self.set_exported(service, false)).collect();
+        changes.extend(exports.iter().flat_map(|export| self.apply_export(export)));
+        changes
+    }
+
+    /// An EndpointSlice was made or changed.
+    pub(crate) fn apply_slice(&mut self, slice: &EndpointSlice) -> Vec<ExportChange> {
+        let key = key_of(&slice.metadata);
+        let Some(service) = service_of(slice) else { return self.remove_slice(&key) };
+        let endpoints = endpoints_of(slice);
+        // The new ones first, so that what stays is never closed for a moment.
+        let opened = if self.exported.contains(&service) { self.count(&endpoints) } else { Vec::new() };
+        let closed = self.remove_slice(&key);
+        self.slices_of.entry(service.clone()).or_default().insert(key.clone());
+        self.slices.insert(key, (service, endpoints));
+        opened.into_iter().chain(closed).collect()
+    }
+
+    pub(crate) fn remove_slice(&mut self, key: &ObjectKey) -> Vec<ExportChange> {
+        let Some((service, endpoints)) = self.slices.remove(key) else { return Vec::new() };
+        if let Some(slices) = self.slices_of.get_mut(&service) {
+            slices.remove(key);
+            if slices.is_empty() {
+                self.slices_of.remove(&service);
+            }
+        }
+        if self.exported.contains(&service) { self.uncount(&endpoints) } else { Vec::new() }
+    }
+
+    /// All EndpointSlices there are.
+    pub(crate) fn reset_slices(&mut self, slices: &[EndpointSlice]) -> Vec<ExportChange> {
+        let named: BTreeSet<_> = slices.iter().map(|slice| key_of(&slice.metadata)).collect();
+        let gone: Vec<_> = self.slices.keys().filter(|key| !named.contains(key)).cloned().collect();
+        let mut changes: Vec<_> = gone.iter().flat_map(|key| self.remove_slice(key)).collect();
+        changes.extend(slices.iter().flat_map(|slice| self.apply_slice(slice)));
+        changes
+    }
+
+    /// Everything that is open, for a lane that starts.
+    pub(crate) fn everything(&self) -> impl Iterator<Item = ExportChange> {
+        self.open.keys().map(|endpoint| ExportChange::Add(*endpoint))
+    }
+
+    fn set_exported(&mut self, service: ObjectKey, exported: bool) -> Vec<ExportChange> {
+        let changed = if exported { self.exported.insert(service.clone()) } else { self.exported.remove(&service) };
+        if !changed {
+            return Vec::new();
+        }
+        let slices: Vec<_> = self.slices_of.get(&service).into_iter().flatten().cloned().collect();
+        let mut changes = Vec::new();
+        for slice in slices {
+            let Some((_, endpoints)) = self.slices.get(&slice) else { continue };
+            let endpoints = endpoints.clone();
+            changes.extend(if exported { self.count(&endpoints) } else { self.uncount(&endpoints) });
+        }
+        changes
+    }
+
+    fn count(&mut self, endpoints: &BTreeSet<ExportedEndpoint>) -> Vec<ExportChange> {
+        let mut changes = Vec::new();
+        for endpoint in endpoints {
+            let count = self.open.entry(*endpoint).or_default();
+            *count += 1;
+            if *count == 1 {
+                changes.push(ExportChange::Add(*endpoint));
+            }
+        }
+        changes
+    }
+
+    fn uncount(&mut self, endpoints: &BTreeSet<ExportedEndpoint>) -> Vec<ExportChange> {
+        let mut changes = Vec::new();
+        for endpoint in endpoints {
+            let Some(count) = self.open.get_mut(endpoint) else { continue };
+            *count -= 1;
+            if *count == 0 {
+                self.open.remove(endpoint);
+                changes.push(ExportChange::Remove(*endpoint));
+            }
+        }
+        changes
+    }
+}
+
+pub(crate) fn key_of(meta: &api::kubernetes::ObjectMeta) -> ObjectKey {
+    ObjectKey::new(meta.namespace.as_deref(), meta.name.as_deref().unwrap_or_default())
+}
+
+/// The local Service a slice belongs to. Slices that we imported belong to other clusters' endpoints.
+fn service_of(slice: &EndpointSlice) -> Option<ObjectKey> {
+    let label = |name| slice.metadata.labels.as_ref()?.get(name);
+    if label(kubernetes::MANAGED_BY).is_some_and(|manager| manager == MANAGED_BY_TOMBOLO) {
+        return None;
+    }
+    Some(ObjectKey::new(slice.metadata.namespace.as_deref(), label(kubernetes::SERVICE_NAME)?))
+}
+
+fn endpoints_of(slice: &EndpointSlice) -> BTreeSet<ExportedEndpoint> {
+    let ports: Vec<(u8, u16)> = slice
+        .ports
+        .iter()
+        .flatten()
+        .filter_map(|port| {
+            let protocol = match port.protocol.as_deref().unwrap_or("TCP") {
+                "TCP" => protocol::TCP,
+                "UDP" => protocol::UDP,
+                "SCTP" => protocol::SCTP,
+                _ => return None,
+            };
+            Some((protocol, u16::try_from(port.port?).ok()?))
+        })
+        .collect();
+    let addresses = slice.endpoints.iter().flatten().flat_map(|endpoint| &endpoint.addresses);
+    addresses
+        .filter_map(|address| address.parse::<IpAddr>().ok())
+        .flat_map(|address| {
+            ports.iter().map(move |(protocol, port)| ExportedEndpoint { address, protocol: *protocol, port: *port })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+#[path = "exports_tests.rs"]
+mod tests;

@@ -1,0 +1,415 @@
+//! [`Gateway`]: the task that holds the slot, keeps the engine as the objects want it, and reports.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use api::conditions::{ConditionType, Reason};
+use api::keys::control_address;
+use api::kubernetes::{Condition, Time};
+use api::names;
+use api::time::Instant;
+use api::tunnel_gateway::{LaneStatus, TunnelGatewayStatus};
+use store::Store;
+use tokio_util::sync::CancellationToken;
+
+use crate::Config;
+use crate::clock;
+use crate::control::Order;
+use crate::engine::{Engine, Plan};
+use crate::health::Health;
+use crate::objects::{Objects, Watches};
+use crate::relay::Relay;
+use crate::roster::{Roster, own_control_prefix};
+use crate::slot::{Choice, RENEW_EVERY};
+use crate::state_file;
+use crate::surface::{Running, Shared};
+use crate::wall_clock::WallClock;
+
+/// How long a gateway that goes away waits for everybody to know (kernel.md, section 1).
+const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+/// How often it looks whether they do.
+const DRAIN_LOOK: Duration = Duration::from_millis(10);
+
+/// How long to wait before trying again what the system or the store refused.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Owned by one task.
+pub(crate) struct Gateway {
+    config: Config,
+    store: Store,
+    shared: Arc<Shared>,
+    objects: Objects,
+    health: Arc<Health>,
+    wall_clock: WallClock,
+    remembered: SlotFile,
+    /// The slot held, and when it was last renewed.
+    slot: Option<(u16, Instant)>,
+    running: Option<(Engine, Relay)>,
+    health_thread: Option<std::thread::JoinHandle<()>>,
+    roster: Option<Roster>,
+    reported: Option<TunnelGatewayStatus>,
+    retry_at: Option<Instant>,
+}
+
+impl Gateway {
+    pub(crate) fn new(config: Config, store: Store, shared: Arc<Shared>) -> Result<Self> {
+        let folder = &config.state;
+        std::fs::create_dir_all(folder).with_context(|| format!("making the state folder {}", folder.display()))?;
+        let wall_clock = WallClock::load(folder.join("wall-time"));
+        let behind = wall_clock.went_back(clock::wall());
+        if let Some(behind) = behind {
+            tracing::warn!(
+                behind_seconds = behind.as_secs(),
+                "ClockWentBack: peers refuse our handshakes until the clock has caught up or they call us; check this host's time service"
+            );
+        }
+        shared.set_clock_went_back(behind);
+        Ok(Self {
+            remembered: SlotFile::load(folder.join("slot")),
+            health: Health::new()?,
+            objects: Objects::default(),
+            slot: None,
+            running: None,
+            health_thread: None,
+            roster: None,
+            reported: None,
+            retry_at: None,
+            wall_clock,
+            config,
+            store,
+            shared,
+        })
+    }
+
+    /// Runs until `stop`, then leaves gracefully.
+    pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<()> {
+        let mut watches = Watches::open(&self.store);
+        let mut renewal = tokio::time::interval(RENEW_EVERY);
+        let mut retry = tokio::time::interval(RETRY);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                change = watches.next(&mut self.objects) => {
+                    let change = change.context("the store ended: was the controller's folder or feed closed?")?;
+                    if let Some((engine, _)) = &self.running {
+                        engine.export(change.exports);
+                    }
+                    if change.settings {
+                        self.reconcile().await;
+                    }
+                }
+                _ = renewal.tick() => {
+                    self.renew().await;
+                    if let Err(error) = self.wall_clock.advance(clock::wall()) {
+                        tracing::warn!("{error:#}");
+                    }
+                }
+                _ = retry.tick() => {
+                    if self.retry_at.is_some_and(|at| at <= clock::now()) {
+                        self.reconcile().await;
+                    }
+                }
+            }
+        }
+        self.leave().await
+    }
+
+    /// Makes everything as the objects want it, as far as it goes, and says what is awaited.
+    async fn reconcile(&mut self) {
+        self.retry_at = None;
+        self.health.set_keys(self.objects.probe_masters());
+        let awaiting = match self.try_reconcile().await {
+            Ok(awaiting) => awaiting,
+            Err(error) => {
+                tracing::warn!("{error:#}");
+                self.retry_at = Some(clock::now() + RETRY);
+                Some(format!("{error:#}"))
+            }
+        };
+        self.shared.set_awaiting(awaiting);
+        self.report(Reason::Ready).await;
+    }
+
+    /// `Some` names what is missing.
+    async fn try_reconcile(&mut self) -> Result<Option<String>> {
+        let Some(local) = self.objects.local.clone() else {
+            return Ok(Some("the LocalCluster named 'local'".to_owned()));
+        };
+        let Some(slot) = self.claim(local.spec.gateways.slots).await? else {
+            return Ok(Some("a free gateway slot: all are held by gateways of other nodes".to_owned()));
+        };
+        let lanes = local.spec.gateways.lanes;
+        let Some(keys) = self.objects.lane_keys(slot, lanes) else {
+            return Ok(Some(format!("the keys of slot {slot} from the controller")));
+        };
+        let control = own_control_prefix(&local).and_then(|prefix| control_address(&prefix, slot));
+        let Some(control) = control else {
+            return Ok(Some("this cluster's identity from the controller".to_owned()));
+        };
+        let roster = Roster::new(&local, slot, u8::try_from(lanes)?, control, &self.objects.peers);
+        for problem in &roster.problems {
+            if self.roster.as_ref().is_none_or(|before| !before.problems.contains(problem)) {
+                tracing::warn!(problem, "a peer is not used as configured");
+            }
+        }
+        let plan = Plan {
+            device_prefix: self.config.device_prefix.clone(),
+            port: self.config.port.unwrap_or(local.spec.gateways.port),
+            mtu: local.spec.gateways.mtu,
+            slot,
+            control_address: control,
+            keys,
+        };
+        self.keep_engine(plan, &roster).await?;
+        self.shared.set_roster(roster.clone());
+        self.roster = Some(roster);
+        Ok(None)
+    }
+
+    async fn keep_engine(&mut self, plan: Plan, roster: &Roster) -> Result<()> {
+        if self.running.as_ref().is_some_and(|(engine, _)| *engine.plan() != plan) {
+            tracing::info!("the lanes' settings changed: they start anew");
+            self.stop_engine().await?;
+        }
+        if let Some((engine, relay)) = &mut self.running {
+            if self.roster.as_ref() != Some(roster) {
+                engine.configure(roster).await;
+                relay.configure(roster);
+            }
+            return Ok(());
+        }
+        let engine = Engine::start(plan, roster).await?;
+        engine.export(self.objects.all_exports());
+        let relay = Relay::start(&self.config, engine.plan(), engine.lanes(), engine.control(), roster).await?;
+        if self.health_thread.is_none() {
+            let port = self.config.health_port.unwrap_or(names::ports::HEALTH);
+            self.health_thread = Some(self.health.start(port, Arc::clone(&self.shared))?);
+        }
+        tracing::info!(
+            slot = engine.plan().slot,
+            port = engine.plan().port,
+            lanes = engine.lanes().len(),
+            control_address = %engine.plan().control_address,
+            "the gateway is forwarding"
+        );
+        self.shared.set_running(Some(Arc::new(Running {
+            control: engine.control().clone(),
+            lanes: engine.lanes().to_vec(),
+            slot: engine.plan().slot,
+            control_address: engine.plan().control_address,
+            health: Arc::clone(&self.health),
+            relay: relay.counters(),
+        })));
+        self.running = Some((engine, relay));
+        Ok(())
+    }
+
+    /// The slot to run, taking one if need be. While the store cannot be written the slot of the last run is used: its
+    /// keys are there, and nobody else can take it either.
+    async fn claim(&mut self, slots: u16) -> Result<Option<u16>> {
+        let now = clock::now();
+        let node = self.config.node_name.clone();
+        if !self.objects.leases_known {
+            return Ok(self.slot.map(|(slot, _)| slot).or_else(|| self.remembered_if_cut_off()));
+        }
+        let preferred = self.slot.map(|(slot, _)| slot).or(self.remembered.slot);
+        let slot = match self.objects.leases.choose(&node, slots, preferred, now) {
+            Choice::Ours(slot) if self.slot.is_some_and(|(held, _)| held == slot) => return Ok(Some(slot)),
+            Choice::Ours(slot) | Choice::Free(slot) => slot,
+            Choice::WaitUntil(at) => {
+                if let Some((slot, _)) = self.slot.take() {
+                    tracing::warn!(slot, "another gateway holds this slot now: stopping the lanes");
+                    self.stop_engine().await?;
+                }
+                self.retry_at = Some(at);
+                return Ok(None);
+            }
+        };
+        match self.objects.leases.hold(&self.store, slot, &node).await {
+            Ok(lease) => self.objects.leases.apply(lease, now),
+            // Somebody was faster, and the watch will say who.
+            Err(error) if error.is_conflict() => {
+                self.retry_at = Some(now + RETRY);
+                return Ok(self.slot.map(|(slot, _)| slot));
+            }
+            Err(error) => match self.remembered_if_cut_off() {
+                Some(slot) => {
+                    tracing::warn!(slot, %error, "the store cannot be written: going on in the slot of the last run");
+                    self.retry_at = Some(now + RETRY);
+                    return Ok(Some(slot));
+                }
+                None => return Err(error).context("taking a gateway slot"),
+            },
+        }
+        self.slot = Some((slot, now));
+        self.remembered.remember(slot)?;
+        Ok(Some(slot))
+    }
+
+    fn remembered_if_cut_off(&self) -> Option<u16> {
+        self.remembered.slot.filter(|_| self.store.interruption().is_some())
+    }
+
+    async fn renew(&mut self) {
+        let Some((slot, _)) = self.slot else { return };
+        let now = clock::now();
+        if self.objects.leases.holder(slot) != Some(self.config.node_name.as_str()) {
+            self.reconcile().await;
+            return;
+        }
+        match self.objects.leases.hold(&self.store, slot, &self.config.node_name).await {
+            Ok(lease) => {
+                self.objects.leases.apply(lease, now);
+                self.slot = Some((slot, now));
+            }
+            Err(error) => tracing::debug!(%error, slot, "the slot was not renewed; trying again"),
+        }
+    }
+
+    /// Writes the TunnelGateway's status when it is not as it should be. The object is the controller's to make.
+    async fn report(&mut self, reason: Reason) {
+        let Some((engine, _)) = &self.running else { return };
+        let Some(object) = self.objects.gateways.get(&names::slot_gateway(engine.plan().slot)) else { return };
+        let wanted = self.status(engine, reason, object.status.as_ref());
+        if object.status.as_ref() == Some(&wanted) {
+            return;
+        }
+        let mut object = object.clone();
+        object.status = Some(wanted.clone());
+        match self.store.update_status(&object).await {
+            Ok(written) => {
+                let name = written.metadata.name.clone().unwrap_or_default();
+                self.objects.gateways.insert(name, written);
+                self.reported = Some(wanted);
+            }
+            Err(error) if error.is_conflict() => tracing::debug!(%error, "the status was changed meanwhile"),
+            Err(error) => {
+                tracing::debug!(%error, "the status was not written; trying again");
+                self.retry_at = Some(clock::now() + RETRY);
+            }
+        }
+    }
+
+    fn status(&self, engine: &Engine, reason: Reason, before: Option<&TunnelGatewayStatus>) -> TunnelGatewayStatus {
+        let addresses = self.node_addresses();
+        let external = &self.config.external_addresses;
+        let endpoints =
+            if external.is_empty() { addresses.iter().map(ToString::to_string).collect() } else { external.clone() };
+        let status = if reason == Reason::Ready { "True" } else { "False" };
+        let message = match self.shared.clock_went_back() {
+            Some(behind) => format!("ClockWentBack: this host's clock is {} s behind its last run", behind.as_secs()),
+            None if reason == Reason::Ready => "forwarding".to_owned(),
+            None => "going away".to_owned(),
+        };
+        let known = before.and_then(|before| {
+            before
+                .conditions
+                .iter()
+                .find(|known| known.type_ == ConditionType::Ready.as_str() && known.status == status)
+        });
+        let condition = Condition {
+            type_: ConditionType::Ready.to_string(),
+            status: status.to_owned(),
+            reason: reason.to_string(),
+            message,
+            observed_generation: None,
+            last_transition_time: known
+                .map_or_else(|| Time(now_in_seconds()), |known| known.last_transition_time.clone()),
+        };
+        let lanes = engine.lanes().iter().map(|lane| LaneStatus {
+            public_key: lane.view().sessions.public_key(),
+            port: lane.sockets.port(),
+            device: lane.tun.name().to_owned(),
+        });
+        TunnelGatewayStatus {
+            node: self.config.node_name.clone(),
+            node_addresses: addresses.iter().map(ToString::to_string).collect(),
+            endpoints,
+            lanes: lanes.collect(),
+            conditions: vec![condition],
+        }
+    }
+
+    fn node_addresses(&self) -> Vec<IpAddr> {
+        if !self.config.node_addresses.is_empty() {
+            return self.config.node_addresses.iter().copied().take(2).collect();
+        }
+        // Nothing is sent: connecting a UDP socket only asks the routing table. The targets are for documentation
+        // (RFC 5737, RFC 3849), so that what answers is the default route.
+        [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")]
+            .into_iter()
+            .filter_map(|(own, target)| {
+                let socket = UdpSocket::bind(own).ok()?;
+                socket.connect(target.parse::<SocketAddr>().ok()?).ok()?;
+                Some(socket.local_addr().ok()?.ip())
+            })
+            .collect()
+    }
+
+    async fn stop_engine(&mut self) -> Result<()> {
+        self.shared.set_running(None);
+        if let Some((engine, relay)) = self.running.take() {
+            relay.stop().await;
+            engine.stop().await?;
+        }
+        Ok(())
+    }
+
+    /// Tells everybody, goes on forwarding until they know, and only then withdraws.
+    async fn leave(mut self) -> Result<()> {
+        if let Some((engine, _)) = &self.running {
+            let control = engine.control().clone();
+            control.order(Order::Drain);
+            let limit = clock::now() + DRAIN_LIMIT;
+            let everybody_knows =
+                || control.snapshot().drain_is_acknowledged && self.health.shown().drain_is_acknowledged;
+            while clock::now() < limit && !everybody_knows() {
+                tokio::time::sleep(DRAIN_LOOK).await;
+            }
+            tracing::info!(everybody_knows = everybody_knows(), "drained; withdrawing");
+        }
+        self.report(Reason::Draining).await;
+        let slot = self.slot.map(|(slot, _)| slot);
+        self.stop_engine().await?;
+        self.health.stop();
+        if let Some(thread) = self.health_thread.take() {
+            // A panic in there has ended the process already.
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+        if let Some(slot) = slot
+            && let Err(error) = self.objects.leases.release(&self.store, slot, &self.config.node_name).await
+        {
+            tracing::debug!(%error, slot, "the slot was not given back; it expires by itself");
+        }
+        self.wall_clock.advance(clock::wall())
+    }
+}
+
+fn now_in_seconds() -> jiff::Timestamp {
+    let now = jiff::Timestamp::now();
+    jiff::Timestamp::from_second(now.as_second()).unwrap_or(now)
+}
+
+/// The slot of the last run, on disk.
+struct SlotFile {
+    path: PathBuf,
+    slot: Option<u16>,
+}
+
+impl SlotFile {
+    fn load(path: PathBuf) -> Self {
+        let slot = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
+        Self { path, slot }
+    }
+
+    fn remember(&mut self, slot: u16) -> Result<()> {
+        if self.slot == Some(slot) {
+            return Ok(());
+        }
+        self.slot = Some(slot);
+        state_file::write(&self.path, slot.to_string().as_bytes())
+    }
+}

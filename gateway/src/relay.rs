@@ -1,0 +1,330 @@
+//! [`Relay`]: bytes between controllers of two clusters, spliced through the tunnel (DESIGN, decision 13).
+//!
+//! Controllers only listen. For each peer that can be reached and each controller of ours, this gateway dials the
+//! peer's gateway inside the tunnel and our controller, tells the latter whom it has on the line, and copies bytes. What
+//! the peer's gateway dials here goes to one of our controllers. TLS ends in the controllers: nothing can be read or
+//! forged here.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use api::ClusterId;
+use api::names::ports::CONTROL_RELAY;
+use arc_swap::ArcSwap;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixStream};
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinHandle};
+
+use crate::Config;
+use crate::control::{Control, ReachablePeers};
+use crate::engine::Plan;
+use crate::lane::Lane;
+use crate::roster::Roster;
+
+/// Connections one peer may have open here. Each of its gateways dials once for each of its controllers: sixteen
+/// gateways and four controllers.
+const CONNECTIONS_PER_PEER: usize = 64;
+
+/// A dial that takes longer has failed; the tunnel's own limit of silence is far below.
+const DIAL_LIMIT: Duration = Duration::from_secs(3);
+
+/// Between dials after failures: doubled each time, and each time a random part of it.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// A connection that held this long was good: the next failure starts with a short pause again.
+const GOOD_AFTER: Duration = Duration::from_secs(10);
+
+/// How long unanswered bytes, or unanswered keepalives, keep a connection: the far gateway may have been killed.
+const SILENCE_LIMIT: Duration = Duration::from_secs(5);
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(2);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(1);
+
+/// What passed, for metrics.
+#[derive(Debug, Default)]
+pub(crate) struct RelayCounters {
+    pub(crate) open: AtomicUsize,
+    pub(crate) accepted: AtomicU64,
+    /// Not from a peer's control address, or one too many.
+    pub(crate) refused: AtomicU64,
+    pub(crate) dialled: AtomicU64,
+    pub(crate) dials_failed: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+}
+
+/// Who may call, by address.
+type Callers = ArcSwap<BTreeMap<Ipv6Addr, ClusterId>>;
+
+pub(crate) struct Relay {
+    callers: Arc<Callers>,
+    counters: Arc<RelayCounters>,
+    listener: JoinHandle<()>,
+    dialler: Dialler,
+    dialling: BTreeMap<(ClusterId, String), AbortHandle>,
+}
+
+/// What every dialling task needs.
+#[derive(Clone)]
+struct Dialler {
+    own: Ipv6Addr,
+    controllers: Arc<[String]>,
+    reachable: watch::Receiver<ReachablePeers>,
+    counters: Arc<RelayCounters>,
+}
+
+impl Relay {
+    pub(crate) async fn start(
+        config: &Config,
+        plan: &Plan,
+        lanes: &[Arc<Lane>],
+        control: &Control,
+        roster: &Roster,
+    ) -> Result<Self> {
+        let controllers: Arc<[String]> = config.controllers.clone().into();
+        let counters = Arc::new(RelayCounters::default());
+        let callers = Arc::new(Callers::from_pointee(callers_of(roster)));
+        // With one lane everything comes by one device, and the listener need not hear any other.
+        let device = if let [only] = lanes { Some(only.tun.name()) } else { None };
+        let listener = listen(plan.control_address, device)?;
+        let listener =
+            tokio::spawn(accept(listener, Arc::clone(&callers), Arc::clone(&controllers), Arc::clone(&counters)));
+        let dialler = Dialler {
+            own: plan.control_address,
+            controllers,
+            reachable: control.reachable(),
+            counters: Arc::clone(&counters),
+        };
+        let mut relay = Self { callers, counters, listener, dialler, dialling: BTreeMap::new() };
+        relay.configure(roster);
+        Ok(relay)
+    }
+
+    pub(crate) fn counters(&self) -> Arc<RelayCounters> {
+        Arc::clone(&self.counters)
+    }
+
+    /// Dials for peers that are new, stops for those that are gone.
+    pub(crate) fn configure(&mut self, roster: &Roster) {
+        let callers = callers_of(roster);
+        let peers: Vec<ClusterId> = roster.topology.peers.iter().map(|peer| peer.id.clone()).collect();
+        self.callers.store(Arc::new(callers));
+        self.dialling.retain(|(peer, _), task| {
+            let stays = peers.contains(peer);
+            if !stays {
+                task.abort();
+            }
+            stays
+        });
+        for peer in peers {
+            for controller in self.dialler.controllers.iter() {
+                let dialler = self.dialler.clone();
+                let key = (peer.clone(), controller.clone());
+                self.dialling.entry(key).or_insert_with_key(|(peer, controller)| {
+                    let (peer, controller) = (peer.clone(), controller.clone());
+                    tokio::spawn(async move { dialler.keep_dialling(&peer, &controller).await }).abort_handle()
+                });
+            }
+        }
+    }
+
+    pub(crate) async fn stop(self) {
+        self.listener.abort();
+        self.dialling.values().for_each(AbortHandle::abort);
+        // The listener's address goes away with the device; it must not hold the port then.
+        let _ = self.listener.await;
+    }
+}
+
+fn callers_of(roster: &Roster) -> BTreeMap<Ipv6Addr, ClusterId> {
+    let gateways =
+        roster.topology.peers.iter().flat_map(|peer| peer.gateways.iter().map(move |gateway| (peer, gateway)));
+    gateways.filter_map(|(peer, gateway)| Some((gateway.control_address?, peer.id.clone()))).collect()
+}
+
+fn listen(own: Ipv6Addr, device: Option<&str>) -> Result<TcpListener> {
+    let socket = TcpSocket::new_v6()?;
+    socket.set_reuseaddr(true)?;
+    if let Some(device) = device
+        && let Err(error) = socket.bind_device(Some(device.as_bytes()))
+    {
+        // The check of the caller's address remains, and answers to it go into the tunnel.
+        tracing::debug!(%error, "the relay's listener is not bound to the tunnel device");
+    }
+    let address = SocketAddr::new(own.into(), CONTROL_RELAY);
+    let bound = socket.bind(address).and_then(|()| socket.listen(CONNECTIONS_PER_PEER as u32));
+    bound.with_context(|| format!("listening on {address} inside the tunnel"))
+}
+
+async fn accept(
+    listener: TcpListener,
+    callers: Arc<Callers>,
+    controllers: Arc<[String]>,
+    counters: Arc<RelayCounters>,
+) {
+    let open: Arc<Mutex<BTreeMap<ClusterId, usize>>> = Arc::default();
+    let mut turn = 0;
+    loop {
+        let (stream, from) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of descriptors, most likely: let some be closed first.
+                tracing::warn!(%error, "a connection to the control relay was lost");
+                tokio::time::sleep(FIRST_PAUSE).await;
+                continue;
+            }
+        };
+        let IpAddr::V6(address) = from.ip() else { continue };
+        let known = callers.load().get(&address).cloned();
+        let Some(permit) = known.and_then(|peer| Permit::take(&open, peer)) else {
+            counters.refused.fetch_add(1, Ordering::Relaxed);
+            continue;
+        };
+        counters.accepted.fetch_add(1, Ordering::Relaxed);
+        turn += 1;
+        let order: Vec<String> = rotated(&controllers, turn);
+        let counters = Arc::clone(&counters);
+        tokio::spawn(async move {
+            for controller in order {
+                match dial_controller(&controller).await {
+                    Ok(ours) => {
+                        splice(stream, ours, &counters).await;
+                        break;
+                    }
+                    Err(error) => tracing::debug!(%error, controller, "this controller cannot be reached"),
+                }
+            }
+            drop(permit);
+        });
+    }
+}
+
+fn rotated(controllers: &[String], turn: usize) -> Vec<String> {
+    let start = if controllers.is_empty() { 0 } else { turn % controllers.len() };
+    controllers[start..].iter().chain(&controllers[..start]).cloned().collect()
+}
+
+/// One of a peer's connections; counted down when dropped.
+struct Permit {
+    open: Arc<Mutex<BTreeMap<ClusterId, usize>>>,
+    peer: ClusterId,
+}
+
+impl Permit {
+    fn take(open: &Arc<Mutex<BTreeMap<ClusterId, usize>>>, peer: ClusterId) -> Option<Self> {
+        let mut counts = open.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(peer.clone()).or_default();
+        if *count >= CONNECTIONS_PER_PEER {
+            return None;
+        }
+        *count += 1;
+        Some(Self { open: Arc::clone(open), peer })
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let mut counts = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.peer) {
+            *count = count.saturating_sub(1);
+        }
+    }
+}
+
+impl Dialler {
+    /// Keeps one connection between a controller of ours and a peer's, for as long as the peer can be reached.
+    async fn keep_dialling(mut self, peer: &ClusterId, controller: &str) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let reachable = |peers: &ReachablePeers| peers.get(peer).is_some_and(|gateways| !gateways.is_empty());
+            let gateway = match self.reachable.wait_for(reachable).await {
+                Ok(peers) => peers.get(peer).and_then(|gateways| gateways.first().copied()),
+                Err(_) => return,
+            };
+            let Some(gateway) = gateway else { continue };
+            let started = tokio::time::Instant::now();
+            match self.connect(peer, gateway, controller).await {
+                Ok(()) => tracing::debug!(%peer, controller, "a control connection ended"),
+                Err(error) => {
+                    self.counters.dials_failed.fetch_add(1, Ordering::Relaxed);
+                    tracing::debug!(%peer, controller, "{error:#}");
+                }
+            }
+            if started.elapsed() >= GOOD_AFTER {
+                pause = FIRST_PAUSE;
+            }
+            tokio::time::sleep(jittered(pause)).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Makes one connection and copies until it ends.
+    async fn connect(&self, peer: &ClusterId, gateway: Ipv6Addr, controller: &str) -> Result<()> {
+        // The peer first: a controller that is called should have somebody to talk to.
+        let theirs = dial_gateway(self.own, gateway).await.with_context(|| format!("calling {peer}'s gateway"))?;
+        let mut ours = dial_controller(controller).await.with_context(|| format!("calling controller {controller}"))?;
+        ours.write_all(format!("TOMBOLO IMPORT {peer}\n").as_bytes()).await?;
+        self.counters.dialled.fetch_add(1, Ordering::Relaxed);
+        splice(theirs, ours, &self.counters).await;
+        Ok(())
+    }
+}
+
+async fn dial_gateway(own: Ipv6Addr, gateway: Ipv6Addr) -> io::Result<TcpStream> {
+    let socket = TcpSocket::new_v6()?;
+    // Any other address of this host would be refused as a wrong source at the far end.
+    socket.bind(SocketAddr::new(own.into(), 0))?;
+    let stream = within_limit(socket.connect(SocketAddr::new(gateway.into(), CONTROL_RELAY))).await?;
+    notice_silence(&stream)?;
+    Ok(stream)
+}
+
+/// A connection to a controller: TCP, or a unix socket on a plain host.
+trait ControllerStream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl ControllerStream for TcpStream {}
+impl ControllerStream for UnixStream {}
+
+async fn dial_controller(controller: &str) -> io::Result<Box<dyn ControllerStream>> {
+    if let Some(path) = controller.strip_prefix("unix:") {
+        return Ok(Box::new(within_limit(UnixStream::connect(path)).await?));
+    }
+    let stream = within_limit(TcpStream::connect(controller)).await?;
+    notice_silence(&stream)?;
+    Ok(Box::new(stream))
+}
+
+async fn within_limit<T>(dial: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let timed_out =
+        || io::Error::new(io::ErrorKind::TimedOut, "no answer in time: is it listening, and can it be reached?");
+    tokio::time::timeout(DIAL_LIMIT, dial).await.map_err(|_| timed_out())?
+}
+
+fn notice_silence(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY))?;
+    socket.set_tcp_user_timeout(Some(SILENCE_LIMIT))
+}
+
+async fn splice(mut theirs: TcpStream, mut ours: Box<dyn ControllerStream>, counters: &RelayCounters) {
+    if let Err(error) = notice_silence(&theirs) {
+        tracing::debug!(%error, "a control connection goes on without keepalives");
+    }
+    counters.open.fetch_add(1, Ordering::Relaxed);
+    // How it ended is the controllers' affair: they see it as well, and resume.
+    if let Ok((to_us, to_them)) = tokio::io::copy_bidirectional(&mut theirs, &mut ours).await {
+        counters.bytes.fetch_add(to_us + to_them, Ordering::Relaxed);
+    }
+    counters.open.fetch_sub(1, Ordering::Relaxed);
+}
+
+/// Between half and all of `pause`, so that gateways that lost the same controller do not come back in step.
+fn jittered(pause: Duration) -> Duration {
+    let random = getrandom::u32().unwrap_or_default();
+    pause / 2 + (pause / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))
+}

@@ -1,0 +1,386 @@
+//! [`LaneSessions`] and [`TunnelSession`]: the WireGuard protocol for one lane, on boringtun.
+//!
+//! boringtun's `Tunn` has habits that must not reach the rest:
+//!
+//! | it | so |
+//! |---|---|
+//! | queues packets while there is no session, and bursts them later | nothing is given to it without a session |
+//! | panics on a short buffer | room is checked before each call |
+//! | verifies handshakes itself, against its own limit | one limiter for the lane verifies once and sends cookies; those inside never refuse |
+//! | retries an initiation after 5 s only | the core asks for initiations, once a second, and they are forced |
+//! | takes its time stamps from the wall clock when it is made | [`crate::wall_clock`] reports a clock that went back |
+//! | does not pad | accepted by every implementation; lengths of packets can be seen from outside |
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use api::keys::TunnelKey;
+use api::time::Instant;
+use boringtun::noise::errors::WireGuardError;
+use boringtun::noise::handshake::parse_handshake_anon;
+use boringtun::noise::rate_limiter::RateLimiter;
+use boringtun::noise::{Packet, Tunn, TunnResult};
+use boringtun::x25519::{PublicKey, StaticSecret};
+use gateway_core::datagram::Message;
+use gateway_core::session::{HANDSHAKE_ROOM, SEALED_OVERHEAD};
+use gateway_core::{
+    Arena, LaneNumber, Link, LinkId, OpenBatch, Opened, Refusal, SealBatch, Sealed, Session, Sessions, Verdict,
+};
+
+use crate::clock;
+
+/// Handshakes a second before senders are asked to prove their address: every gateway of 100 clusters may call once a
+/// second without being asked, and a flood costs a tenth of a core at most (each takes about 100 µs).
+const HANDSHAKES_PER_SECOND: u64 = 200;
+
+/// Keys older than this are gone (REJECT_AFTER_TIME, WireGuard whitepaper, 6.1).
+const REJECT_AFTER: Duration = Duration::from_secs(180);
+
+/// A lane's key pair.
+#[derive(Clone)]
+pub(crate) struct LaneKey {
+    secret: StaticSecret,
+    public: PublicKey,
+}
+
+impl LaneKey {
+    /// `secret` is 32 bytes as `wg genkey` makes them, not in base64.
+    pub(crate) fn new(secret: [u8; 32]) -> Self {
+        let secret = StaticSecret::from(secret);
+        let public = PublicKey::from(&secret);
+        Self { secret, public }
+    }
+
+    pub(crate) fn public(&self) -> TunnelKey {
+        TunnelKey(self.public.to_bytes())
+    }
+}
+
+/// One public key has one secret.
+impl PartialEq for LaneKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.public == other.public
+    }
+}
+
+impl fmt::Debug for LaneKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LaneKey({})", self.public())
+    }
+}
+
+/// The cryptography of one link.
+pub(crate) struct TunnelSession {
+    link: Link,
+    /// Taken once for each batch. The receiving, the sending and the control thread share it.
+    state: Mutex<State>,
+}
+
+struct State {
+    tunnel: Tunn,
+    /// Which local address this remote address sends to: answers leave from there.
+    asked: Option<(SocketAddr, IpAddr)>,
+    traffic: Traffic,
+}
+
+/// What went through a link since it exists. Bytes are those of inner packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Traffic {
+    pub(crate) sent_packets: u64,
+    pub(crate) sent_bytes: u64,
+    pub(crate) received_packets: u64,
+    pub(crate) received_bytes: u64,
+}
+
+impl TunnelSession {
+    pub(crate) fn new(key: &LaneKey, link: &Link, unlimited: &Arc<RateLimiter>) -> Self {
+        let tunnel = Tunn::new(
+            key.secret.clone(),
+            PublicKey::from(link.public_key.0),
+            link.preshared_key,
+            None,
+            link.id.number(),
+            Some(Arc::clone(unlimited)),
+        );
+        Self { link: link.clone(), state: Mutex::new(State { tunnel, asked: None, traffic: Traffic::default() }) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A thread that panics ends the process, so a poisoned lock is never seen twice.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn traffic(&self) -> Traffic {
+        self.state().traffic
+    }
+
+    /// Remembers which of our addresses the peer sends to.
+    pub(crate) fn remember_asked(&self, from: SocketAddr, local: IpAddr) {
+        self.state().asked = Some((from, local));
+    }
+
+    /// The local address to send to `to` from, if it is known.
+    pub(crate) fn source_for(&self, to: SocketAddr) -> Option<IpAddr> {
+        self.state().asked.filter(|(from, _)| *from == to).map(|(_, local)| local)
+    }
+
+    fn sealed(&self, to: SocketAddr) -> Sealed {
+        Sealed { lane: self.link.lane, to, link: Some(self.link.id) }
+    }
+
+    /// Runs one step of the protocol that may want something sent.
+    fn send_result(
+        &self,
+        to: SocketAddr,
+        out: &mut Arena<Sealed>,
+        step: impl for<'a> FnOnce(&mut Tunn, &'a mut [u8]) -> TunnResult<'a>,
+    ) -> Result<(), Refusal> {
+        let room = out.room();
+        if room.len() < HANDSHAKE_ROOM {
+            return Err(Refusal::NoRoom);
+        }
+        let len = match step(&mut self.state().tunnel, room) {
+            TunnResult::WriteToNetwork(bytes) => bytes.len(),
+            TunnResult::Err(error) => return Err(refusal_of(&error)),
+            TunnResult::Done | TunnResult::WriteToTunnelV4(..) | TunnResult::WriteToTunnelV6(..) => return Ok(()),
+        };
+        out.commit(len, self.sealed(to)).map_err(|_| Refusal::NoRoom)
+    }
+}
+
+impl State {
+    fn is_established(&self) -> bool {
+        self.tunnel.time_since_last_handshake().is_some_and(|age| age < REJECT_AFTER)
+    }
+
+    /// Opens one datagram into `plain`.
+    fn open(&mut self, datagram: &[u8], plain: &mut Arena<Opened>, opened: Opened) -> Result<(), Refusal> {
+        let room = plain.room();
+        if room.len() < datagram.len() {
+            return Err(Refusal::NoRoom);
+        }
+        let len = match self.tunnel.decapsulate(None, datagram, room) {
+            TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => packet.len(),
+            TunnResult::Done => 0,
+            TunnResult::Err(error) => return Err(refusal_of(&error)),
+            // Only handshakes are answered, and the core sends those elsewhere.
+            TunnResult::WriteToNetwork(_) => return Err(Refusal::MalformedDatagram),
+        };
+        self.traffic.received_packets += 1;
+        self.traffic.received_bytes += len as u64;
+        plain.commit(len, opened).map_err(|_| Refusal::NoRoom)
+    }
+}
+
+impl Session for TunnelSession {
+    fn is_established(&self, _now: Instant) -> bool {
+        self.state().is_established()
+    }
+
+    fn seal_batch(&self, batch: SealBatch<'_>, _now: Instant) -> usize {
+        let mut state = self.state();
+        if !state.is_established() {
+            return 0;
+        }
+        let about = Sealed { lane: batch.lane, to: batch.to, link: Some(batch.link) };
+        let mut count = 0;
+        for index in batch.chosen {
+            let packet = batch.plain.bytes(*index as usize);
+            let room = batch.sealed.room();
+            if room.len() < (packet.len() + SEALED_OVERHEAD).max(HANDSHAKE_ROOM) {
+                break;
+            }
+            let TunnResult::WriteToNetwork(sealed) = state.tunnel.encapsulate(packet, room) else { break };
+            let len = sealed.len();
+            if batch.sealed.commit(len, about).is_err() {
+                break;
+            }
+            state.traffic.sent_packets += 1;
+            state.traffic.sent_bytes += packet.len() as u64;
+            count += 1;
+        }
+        count
+    }
+
+    fn open_batch(&self, batch: OpenBatch<'_>, _now: Instant) {
+        let mut state = self.state();
+        for index in batch.chosen {
+            let index = *index as usize;
+            let Some(from) = batch.datagrams.meta(index).map(|received| received.from) else { continue };
+            let opened = Opened { link: batch.link, from, verdict: Verdict::Unjudged };
+            let result = state.open(batch.datagrams.bytes(index), batch.plain, opened);
+            if let (Err(refusal), Some(received)) = (result, batch.datagrams.meta_mut(index)) {
+                received.refused = Some(refusal);
+            }
+        }
+    }
+
+    fn initiate(&self, to: SocketAddr, out: &mut Arena<Sealed>, _now: Instant) {
+        // A failure here is a full arena; the core asks again within a second.
+        let _ = self.send_result(to, out, |tunnel, room| tunnel.format_handshake_initiation(room, true));
+    }
+
+    fn tick(&self, to: SocketAddr, out: &mut Arena<Sealed>, _now: Instant) {
+        // The one error is that the session has expired; is_established says so from then on.
+        let _ = self.send_result(to, out, |tunnel, room| tunnel.update_timers(room));
+    }
+
+    fn last_handshake(&self) -> Option<Instant> {
+        let age = self.state().tunnel.time_since_last_handshake()?;
+        Some(Instant::from_micros(clock::now().as_micros().saturating_sub(u64::try_from(age.as_micros()).ok()?)))
+    }
+}
+
+fn refusal_of(error: &WireGuardError) -> Refusal {
+    match error {
+        WireGuardError::DuplicateCounter | WireGuardError::InvalidCounter => Refusal::ReplayedPacket,
+        WireGuardError::InvalidAeadTag => Refusal::Unauthentic,
+        WireGuardError::NoCurrentSession | WireGuardError::ConnectionExpired => Refusal::ExpiredSession,
+        WireGuardError::WrongIndex => Refusal::UnknownSession,
+        WireGuardError::UnderLoad => Refusal::CookieRequired,
+        WireGuardError::InvalidMac
+        | WireGuardError::WrongKey
+        | WireGuardError::UnexpectedPacket
+        | WireGuardError::InvalidTai64nTimestamp
+        | WireGuardError::WrongTai64nTimestamp => Refusal::HandshakeRefused,
+        // What boringtun says of an opened packet that is not IP.
+        WireGuardError::InvalidPacket => Refusal::MalformedPacket,
+        WireGuardError::DestinationBufferTooSmall
+        | WireGuardError::IncorrectPacketLength
+        | WireGuardError::WrongPacketType
+        | WireGuardError::LockFailed => Refusal::MalformedDatagram,
+    }
+}
+
+/// All sessions of a lane at one moment. Immutable and cheap to clone: a change of peers makes a new value that shares
+/// every session that stays, so nothing is dropped that need not be.
+#[derive(Clone)]
+pub(crate) struct LaneSessions {
+    lane: LaneNumber,
+    crypto: Arc<LaneCrypto>,
+    members: Arc<Members>,
+}
+
+struct LaneCrypto {
+    key: LaneKey,
+    /// Verifies handshakes once and asks for cookies under load.
+    limiter: RateLimiter,
+    /// For the sessions, which would verify again: never under load.
+    unlimited: Arc<RateLimiter>,
+}
+
+#[derive(Clone, Default)]
+struct Members {
+    /// By link number; links are small numbers.
+    by_link: Vec<Option<Arc<TunnelSession>>>,
+    by_key: BTreeMap<[u8; 32], LinkId>,
+}
+
+impl LaneSessions {
+    pub(crate) fn new(lane: LaneNumber, key: LaneKey) -> Self {
+        Self::with_limit(lane, key, HANDSHAKES_PER_SECOND)
+    }
+
+    fn with_limit(lane: LaneNumber, key: LaneKey, handshakes_per_second: u64) -> Self {
+        let limiter = RateLimiter::new(&key.public, handshakes_per_second);
+        let unlimited = Arc::new(RateLimiter::new(&key.public, u64::MAX));
+        Self { lane, crypto: Arc::new(LaneCrypto { key, limiter, unlimited }), members: Arc::default() }
+    }
+
+    /// The same with some links gone and others new. Links of other lanes are passed over.
+    pub(crate) fn changed(&self, removed: &[LinkId], added: &[Link]) -> Self {
+        let mut next = self.clone();
+        let members = Arc::make_mut(&mut next.members);
+        for link in removed {
+            if let Some(session) = members.by_link.get_mut(slot_of(*link)).and_then(Option::take) {
+                members.by_key.remove(&session.link.public_key.0);
+            }
+        }
+        for link in added.iter().filter(|link| link.lane == self.lane) {
+            let slot = slot_of(link.id);
+            if members.by_link.len() <= slot {
+                members.by_link.resize(slot + 1, None);
+            }
+            let session = TunnelSession::new(&self.crypto.key, link, &self.crypto.unlimited);
+            members.by_link[slot] = Some(Arc::new(session));
+            members.by_key.insert(link.public_key.0, link.id);
+        }
+        next
+    }
+
+    pub(crate) fn get(&self, link: LinkId) -> Option<&Arc<TunnelSession>> {
+        self.members.by_link.get(slot_of(link))?.as_ref()
+    }
+
+    pub(crate) fn public_key(&self) -> TunnelKey {
+        self.crypto.key.public()
+    }
+
+    /// Lets a new second's worth of handshakes in. Called about once a second.
+    pub(crate) fn reset_limit(&self) {
+        self.crypto.limiter.reset_count();
+        self.crypto.unlimited.reset_count();
+    }
+}
+
+fn slot_of(link: LinkId) -> usize {
+    link.number() as usize
+}
+
+impl Sessions for LaneSessions {
+    type Session = TunnelSession;
+
+    fn session(&self, link: LinkId) -> Option<&TunnelSession> {
+        self.get(link).map(AsRef::as_ref)
+    }
+
+    fn handshake(
+        &self,
+        datagram: &[u8],
+        from: SocketAddr,
+        replies: &mut Arena<Sealed>,
+        _now: Instant,
+    ) -> Result<Option<LinkId>, Refusal> {
+        let room = replies.room();
+        if room.len() < HANDSHAKE_ROOM {
+            return Err(Refusal::NoRoom);
+        }
+        let packet = match self.crypto.limiter.verify_packet(Some(from.ip()), datagram, room) {
+            Ok(packet) => packet,
+            Err(TunnResult::WriteToNetwork(cookie)) => {
+                let len = cookie.len();
+                let about = Sealed { lane: self.lane, to: from, link: None };
+                replies.commit(len, about).map_err(|_| Refusal::NoRoom)?;
+                return Err(Refusal::CookieRequired);
+            }
+            // Whoever does not know our public key cannot make this MAC.
+            Err(TunnResult::Err(WireGuardError::InvalidMac)) => return Err(Refusal::UnknownPeer),
+            Err(TunnResult::Err(error)) => return Err(refusal_of(&error)),
+            Err(_) => return Err(Refusal::MalformedDatagram),
+        };
+        let (link, proves) = match packet {
+            Packet::HandshakeInit(initiation) => {
+                let half = parse_handshake_anon(&self.crypto.key.secret, &self.crypto.key.public, &initiation)
+                    .map_err(|_| Refusal::UnknownPeer)?;
+                let link = *self.members.by_key.get(&half.peer_static_public).ok_or(Refusal::UnknownPeer)?;
+                (link, true)
+            }
+            Packet::HandshakeResponse(_) | Packet::PacketCookieReply(_) => match Message::parse(datagram) {
+                Some(Message::HandshakeResponse(link)) => (link, true),
+                Some(Message::CookieReply(link)) => (link, false),
+                _ => return Err(Refusal::MalformedDatagram),
+            },
+            Packet::PacketData(_) => return Err(Refusal::MalformedDatagram),
+        };
+        let session = self.get(link).ok_or(Refusal::UnknownSession)?;
+        session.send_result(from, replies, |tunnel, room| tunnel.decapsulate(Some(from.ip()), datagram, room))?;
+        Ok(proves.then_some(link))
+    }
+}
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

@@ -1,0 +1,276 @@
+//! [`Shared`]: what the gateway shows to its operator, as [`Surface`] asks for it.
+
+use std::net::Ipv6Addr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use api::report::{
+    EventReport, FeedReport, GatewayReport, LaneReport, PathReport, PingReport, RefusalReport, SessionReport,
+};
+use api::surface::{Readiness, Surface};
+use api::time::WallTime;
+use arc_swap::ArcSwapOption;
+use gateway_core::{EventKind, LaneNumber, PathState, RefusalRecord};
+use serde_json::Value;
+use store::Store;
+
+use crate::clock;
+use crate::control::{Control, DatedEvent, Snapshot};
+use crate::health::Health;
+use crate::lane::Lane;
+use crate::metrics;
+use crate::ping::ping;
+use crate::relay::RelayCounters;
+use crate::roster::Roster;
+
+/// Events shown when nobody says since when: an hour.
+const EVENTS_SINCE: Duration = Duration::from_secs(3_600);
+
+/// Written by the gateway's task, read by whoever asks.
+pub(crate) struct Shared {
+    node_name: String,
+    store: Store,
+    awaiting: Mutex<Option<String>>,
+    running: ArcSwapOption<Running>,
+    roster: ArcSwapOption<Roster>,
+    clock_went_back: Mutex<Option<Duration>>,
+}
+
+/// The parts of a gateway that holds a slot.
+pub(crate) struct Running {
+    pub(crate) control: Control,
+    pub(crate) lanes: Vec<Arc<Lane>>,
+    pub(crate) slot: u16,
+    pub(crate) control_address: Ipv6Addr,
+    pub(crate) health: Arc<Health>,
+    pub(crate) relay: Arc<RelayCounters>,
+}
+
+impl Shared {
+    pub(crate) fn new(node_name: &str, store: Store) -> Arc<Self> {
+        Arc::new(Self {
+            node_name: node_name.to_owned(),
+            store,
+            awaiting: Mutex::new(Some("the first state from the controller".to_owned())),
+            running: ArcSwapOption::empty(),
+            roster: ArcSwapOption::empty(),
+            clock_went_back: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn set_awaiting(&self, awaiting: Option<String>) {
+        *locked(&self.awaiting) = awaiting;
+    }
+
+    pub(crate) fn set_running(&self, running: Option<Arc<Running>>) {
+        self.running.store(running);
+    }
+
+    pub(crate) fn running(&self) -> Option<Arc<Running>> {
+        self.running.load_full()
+    }
+
+    pub(crate) fn set_roster(&self, roster: Roster) {
+        self.roster.store(Some(Arc::new(roster)));
+    }
+
+    pub(crate) fn set_clock_went_back(&self, by: Option<Duration>) {
+        *locked(&self.clock_went_back) = by;
+    }
+
+    pub(crate) fn clock_went_back(&self) -> Option<Duration> {
+        *locked(&self.clock_went_back)
+    }
+
+    fn status(&self) -> GatewayReport {
+        let interruption = self.store.interruption();
+        let feed = FeedReport {
+            interrupted_for: interruption.as_ref().map(|interruption| {
+                SystemTime::now().duration_since(interruption.since).unwrap_or_default().as_secs_f64()
+            }),
+            reason: interruption.map(|interruption| interruption.reason).unwrap_or_default(),
+        };
+        let Some(running) = self.running() else {
+            return GatewayReport { node: self.node_name.clone(), feed, ..GatewayReport::default() };
+        };
+        let snapshot = running.control.snapshot();
+        let lanes = running.lanes.iter().map(|lane| LaneReport {
+            lane: u16::from(lane.number().0),
+            device: lane.tun.name().to_owned(),
+            port: lane.sockets.port(),
+            public_key: lane.view().sessions.public_key().to_string(),
+        });
+        GatewayReport {
+            node: self.node_name.clone(),
+            slot: Some(running.slot),
+            draining: snapshot.report.draining,
+            lanes: lanes.collect(),
+            peers: paths(&snapshot),
+            feed,
+        }
+    }
+
+    fn refusals(&self) -> Vec<RefusalReport> {
+        let Some(running) = self.running() else { return Vec::new() };
+        let snapshot = running.control.snapshot();
+        let mut logs: Vec<_> = running.lanes.iter().flat_map(|lane| lane.counters.refusals()).collect();
+        logs.push(running.health.shown().refusals);
+        let mut reports: Vec<_> =
+            logs.iter().flat_map(|log| log.records()).map(|record| refusal(record, &snapshot)).collect();
+        reports.sort_by(|a, b| a.age.total_cmp(&b.age));
+        reports
+    }
+
+    fn events(&self, since: Duration) -> Vec<EventReport> {
+        let Some(running) = self.running() else { return Vec::new() };
+        let ago = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        let since = WallTime::from_millis(clock::wall().as_millis().saturating_sub(ago));
+        let ours = running.control.snapshot().topology.ours.cluster.to_string();
+        running.control.with_events(|events| events.since(since).map(|event| event_report(event, &ours)).collect())
+    }
+
+    fn ping(&self, peer: &str) -> PingReport {
+        let mut report = PingReport { peer: peer.to_owned(), ..PingReport::default() };
+        let Some(running) = self.running() else {
+            report.reason = "this gateway holds no slot yet".to_owned();
+            return report;
+        };
+        let snapshot = running.control.snapshot();
+        // The control addresses are routed to the first lane.
+        let links = snapshot.links.iter().filter(|link| link.link.cluster.as_str() == peer && link.link.lane.0 == 0);
+        let Some(link) = links.min_by_key(|link| (link.status.state != PathState::Up, link.link.slot)) else {
+            report.reason = format!("{peer} is no peer of this gateway");
+            return report;
+        };
+        (report.lane, report.peer_slot) = (u16::from(link.link.lane.0), link.link.slot);
+        report.endpoint = link.status.endpoint.map(|endpoint| endpoint.to_string()).unwrap_or_default();
+        let gateways = snapshot.topology.peers.iter().filter(|known| known.id == link.link.cluster);
+        let target = gateways
+            .flat_map(|peer| &peer.gateways)
+            .find(|gateway| gateway.slot == link.link.slot)
+            .and_then(|gateway| gateway.control_address);
+        let Some(target) = target else {
+            report.reason = "this peer is a plain WireGuard end: it has no address to be asked at".to_owned();
+            return report;
+        };
+        match ping(running.control_address, target) {
+            Ok(took) => report.round_trip_ms = Some(took.as_secs_f64() * 1e3),
+            Err(error) => report.reason = format!("{error:#}; {}", link.status.cause.sentence()),
+        }
+        report
+    }
+}
+
+impl Surface for Shared {
+    fn readiness(&self) -> Readiness {
+        Readiness { awaiting: locked(&self.awaiting).iter().cloned().collect() }
+    }
+
+    fn metrics(&self) -> String {
+        let roster = self.roster.load_full();
+        self.running().map(|running| metrics::text(&running, roster.as_deref())).unwrap_or_else(|| "# EOF\n".to_owned())
+    }
+
+    fn answer(&self, question: &str) -> Option<Value> {
+        let (name, arguments) = question.split_once('?').unwrap_or((question, ""));
+        let argument = |wanted: &str| {
+            arguments.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == wanted).map(|(_, v)| v)
+        };
+        let answer = match name {
+            "status" => serde_json::to_value(self.status()),
+            "refusals" => serde_json::to_value(self.refusals()),
+            "events" => {
+                let seconds = argument("since").and_then(|since| since.parse().ok());
+                serde_json::to_value(self.events(seconds.map_or(EVENTS_SINCE, Duration::from_secs)))
+            }
+            "ping" => serde_json::to_value(self.ping(argument("peer").unwrap_or_default())),
+            _ => return None,
+        };
+        answer.ok()
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn paths(snapshot: &Snapshot) -> Vec<PathReport> {
+    let path = |health: &api::health::PeerHealth| {
+        let links = snapshot.links.iter().filter(|link| link.link.cluster == health.cluster);
+        let sessions = links.map(|link| SessionReport {
+            lane: u16::from(link.link.lane.0),
+            peer_slot: link.link.slot,
+            peer_lane: u16::from(link.link.remote_lane.0),
+            endpoint: link.status.endpoint.map(|endpoint| endpoint.to_string()),
+            handshake_age: link.last_handshake.map(|at| snapshot.at.since(at).as_secs_f64()),
+            received_bytes: link.traffic.received_bytes,
+            sent_bytes: link.traffic.sent_bytes,
+        });
+        PathReport {
+            peer: health.cluster.to_string(),
+            reachability: health.reachability,
+            reason: health.reason,
+            age: (health.age + clock::now().since(snapshot.at)).as_secs_f64(),
+            round_trip_ms: health.round_trip.map(|time| time.as_secs_f64() * 1e3),
+            loss_percent: health.round_trip.map(|_| f64::from(health.loss_permille) / 10.0),
+            mtu: Some(health.mtu),
+            sessions: sessions.collect(),
+        }
+    };
+    snapshot.report.peers.iter().map(path).collect()
+}
+
+fn refusal(record: &RefusalRecord, snapshot: &Snapshot) -> RefusalReport {
+    let link = record.link.and_then(|link| snapshot.links.iter().find(|known| known.link.id == link));
+    let flow = record.flow;
+    let end = |address: std::net::IpAddr, port: u16| match (address, port) {
+        (address, 0) => address.to_string(),
+        (address, port) => std::net::SocketAddr::new(address, port).to_string(),
+    };
+    let from = record.from.map(|from| end(from.ip(), from.port())).unwrap_or_default();
+    RefusalReport {
+        reason: record.reason.name().to_owned(),
+        peer: link.map(|link| link.link.cluster.to_string()).unwrap_or_default(),
+        // Before a datagram is opened only its outer address is known.
+        source: flow.map_or(from, |flow| end(flow.source, flow.source_port)),
+        destination: flow.map(|flow| end(flow.destination, flow.destination_port)).unwrap_or_default(),
+        protocol: flow.map(|flow| protocol_name(flow.protocol)).unwrap_or_default(),
+        count: record.count,
+        age: clock::now().since(record.last).as_secs_f64(),
+    }
+}
+
+fn protocol_name(protocol: u8) -> String {
+    use gateway_core::packet::protocol::{ICMP, ICMPV6, SCTP, TCP, UDP};
+    match protocol {
+        TCP => "TCP".to_owned(),
+        UDP => "UDP".to_owned(),
+        SCTP => "SCTP".to_owned(),
+        ICMP => "ICMP".to_owned(),
+        ICMPV6 => "ICMPv6".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn event_report(dated: &DatedEvent, ours: &str) -> EventReport {
+    let event = &dated.event;
+    let LaneNumber(lane) = event.lane;
+    let nothing = || (String::new(), String::new());
+    let ((before, after), reason) = match event.kind {
+        EventKind::PathChanged { from, to, cause } => ((from.to_string(), to.to_string()), format!("{cause:?}")),
+        EventKind::EndpointMoved { from, to } => {
+            let from = from.map(|from| from.to_string()).unwrap_or_default();
+            ((from, to.to_string()), event.kind.name().to_owned())
+        }
+        EventKind::PeerDraining(_) | EventKind::PeerRestarted => (nothing(), event.kind.name().to_owned()),
+    };
+    EventReport {
+        sequence: dated.sequence,
+        at: dated.at.as_millis(),
+        subject: format!("path {ours}→{} gateway {} lane {lane}", event.cluster, event.slot),
+        before,
+        after,
+        reason,
+        cause: None,
+    }
+}
