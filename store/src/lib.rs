@@ -15,6 +15,7 @@
 
 pub mod backend;
 pub mod error;
+pub mod feed;
 mod field_line;
 pub mod folder;
 mod kinds;

@@ -4,12 +4,10 @@ mod worlds;
 
 use std::collections::BTreeMap;
 
-use api::cluster_id::ClusterId;
 use api::kubernetes::{Lease, LeaseSpec, ObjectMeta, OwnerReference, Secret};
-use api::local_cluster::LocalClusterSpec;
-use api::service_import::{ImportType, ServiceImport, ServiceImportSpec, ServiceImportStatus};
-use api::{Kind, LocalCluster};
-use store::{Error, Event, Preconditions, Store};
+use api::tunnel_gateway::{TunnelGatewaySpec, TunnelGatewayStatus};
+use api::{ClusterRoutingPolicy, ServiceExport, TunnelGateway};
+use store::{Error, Event, Kind, Preconditions, Store};
 use worlds::{World, before_the_limit};
 
 /// Runs each promise against each backend.
@@ -19,6 +17,12 @@ macro_rules! contract {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $promise() {
                 super::$promise(super::worlds::folder().await).await;
+            })+
+        }
+        mod feed {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $promise() {
+                super::$promise(super::worlds::feed().await).await;
             })+
         }
     };
@@ -42,19 +46,27 @@ contract!(
     kinds_without_a_status_refuse_one,
 );
 
-fn import(name: &str) -> ServiceImport {
-    ServiceImport {
+fn export(name: &str) -> ServiceExport {
+    ServiceExport {
         metadata: ObjectMeta { namespace: Some("shop".into()), name: Some(name.into()), ..Default::default() },
-        spec: ServiceImportSpec { import_type: ImportType::Headless, ..Default::default() },
-        status: None,
+        ..Default::default()
     }
 }
+
+/// Changes what the export asks for.
+fn labelled(mut export: ServiceExport, value: &str) -> ServiceExport {
+    export.spec.exported_labels = BTreeMap::from([("team".into(), value.into())]);
+    export
+}
+
+/// The name of the Lease `slot`.
+const SLOT: &str = "gateway-slot-0";
 
 fn lease(name: &str, holder: &str) -> Lease {
     Lease {
         metadata: ObjectMeta {
             namespace: Some("tombolo-system".into()),
-            name: Some(name.into()),
+            name: Some(format!("gateway-slot-{}", if name == "slot" { "0" } else { name })),
             ..Default::default()
         },
         spec: Some(LeaseSpec { holder_identity: Some(holder.into()), ..Default::default() }),
@@ -66,96 +78,99 @@ fn version<K: Kind>(object: &K) -> String {
 }
 
 async fn what_was_created_is_read_back_with_uid_time_generation_and_version(world: World) {
-    let made = world.store.create(&import("web")).await.unwrap();
+    let made = world.operator.create(&export("web")).await.unwrap();
     let meta = &made.metadata;
     assert_eq!(meta.uid.as_deref().map(str::len), Some(36));
     assert!(meta.creation_timestamp.is_some());
     assert_eq!(meta.generation, Some(1));
     assert!(version(&made).parse::<u64>().unwrap() > 0);
-    assert_eq!(world.store.get::<ServiceImport>(Some("shop"), "web").await.unwrap(), Some(made.clone()));
-    assert_eq!(world.store.list::<ServiceImport>().await.unwrap(), vec![made]);
-    assert_eq!(world.store.get::<ServiceImport>(Some("shop"), "other").await.unwrap(), None);
+    assert_eq!(world.operator.get::<ServiceExport>(Some("shop"), "web").await.unwrap(), Some(made.clone()));
+    assert_eq!(world.operator.list::<ServiceExport>().await.unwrap(), vec![made]);
+    assert_eq!(world.operator.get::<ServiceExport>(Some("shop"), "other").await.unwrap(), None);
 }
 
 async fn a_second_create_of_the_same_name_is_refused(world: World) {
-    world.store.create(&import("web")).await.unwrap();
-    let refusal = world.store.create(&import("web")).await.unwrap_err();
-    assert!(matches!(&refusal, Error::AlreadyExists(name) if name == "ServiceImport shop/web"), "{refusal}");
+    world.operator.create(&export("web")).await.unwrap();
+    let refusal = world.operator.create(&export("web")).await.unwrap_err();
+    assert!(matches!(&refusal, Error::AlreadyExists(name) if name == "ServiceExport shop/web"), "{refusal}");
 }
 
 async fn an_update_names_the_uid_and_the_version_it_read(world: World) {
-    let made = world.store.create(&lease("slot", "a")).await.unwrap();
+    let made = world.gateway.create(&lease("slot", "a")).await.unwrap();
     let mut newer = made.clone();
     newer.spec.as_mut().unwrap().holder_identity = Some("b".into());
-    let newer = world.store.update(&newer).await.unwrap();
+    let newer = world.gateway.update(&newer).await.unwrap();
     assert_ne!(version(&newer), version(&made));
     assert_eq!(newer.metadata.uid, made.metadata.uid);
     assert_eq!(newer.metadata.creation_timestamp, made.metadata.creation_timestamp);
 
     let mut late = made.clone();
     late.spec.as_mut().unwrap().holder_identity = Some("c".into());
-    assert!(matches!(world.store.update(&late).await, Err(Error::Conflict { .. })));
+    assert!(matches!(world.gateway.update(&late).await, Err(Error::Conflict { .. })));
     late.metadata.resource_version = None;
-    assert!(matches!(world.store.update(&late).await, Err(Error::Conflict { .. })));
+    assert!(matches!(world.gateway.update(&late).await, Err(Error::Conflict { .. })));
     let mut stranger = newer.clone();
     stranger.metadata.uid = Some("00000000-0000-4000-8000-000000000000".into());
-    assert!(matches!(world.store.update(&stranger).await, Err(Error::Conflict { .. })));
-    assert!(matches!(world.store.update(&lease("absent", "a")).await, Err(Error::NotFound(_))));
+    assert!(matches!(world.gateway.update(&stranger).await, Err(Error::Conflict { .. })));
+    assert!(matches!(world.gateway.update(&lease("absent", "a")).await, Err(Error::NotFound(_))));
 }
 
 async fn a_write_that_changes_nothing_makes_no_version_and_no_event(world: World) {
-    let made = world.store.create(&lease("slot", "a")).await.unwrap();
-    let mut watch = world.store.watch::<Lease>();
+    let made = world.gateway.create(&lease("slot", "a")).await.unwrap();
+    let mut watch = world.gateway.watch::<Lease>();
     assert_eq!(before_the_limit(watch.next()).await, Some(Event::Reset(vec![made.clone()])));
-    assert_eq!(world.store.update(&made).await.unwrap(), made);
+    assert_eq!(world.gateway.update(&made).await.unwrap(), made);
     let mut changed = made.clone();
     changed.spec.as_mut().unwrap().holder_identity = Some("b".into());
-    let changed = world.store.update(&changed).await.unwrap();
+    let changed = world.gateway.update(&changed).await.unwrap();
     assert_eq!(before_the_limit(watch.next()).await, Some(Event::Applied(changed)));
 }
 
 async fn the_generation_counts_changes_of_the_spec_alone(world: World) {
-    let made = world.store.create(&import("web")).await.unwrap();
-    let mut labelled = made.clone();
-    labelled.metadata.labels = Some(BTreeMap::from([("a".into(), "b".into())]));
-    let labelled = world.store.update(&labelled).await.unwrap();
-    assert_eq!(labelled.metadata.generation, Some(1));
-    let mut changed = labelled.clone();
-    changed.spec.ip_families = vec!["IPv4".into()];
-    assert_eq!(world.store.update(&changed).await.unwrap().metadata.generation, Some(2));
+    let mut made = world.operator.create(&export("web")).await.unwrap();
+    made.metadata.labels = Some(BTreeMap::from([("a".into(), "b".into())]));
+    let made = world.operator.update(&made).await.unwrap();
+    assert_eq!(made.metadata.generation, Some(1));
+    assert_eq!(world.operator.update(&labelled(made, "a")).await.unwrap().metadata.generation, Some(2));
 }
 
 async fn a_status_is_written_by_its_own_call_alone(world: World) {
-    let status = Some(ServiceImportStatus {
-        clusters: vec![api::service_import::ClusterStatus { cluster: "amber".into() }],
-        conditions: vec![],
-    });
-    let made = world.store.create(&ServiceImport { status: status.clone(), ..import("web") }).await.unwrap();
-    assert_eq!(made.status, None);
-    let mut both = ServiceImport { status: status.clone(), ..made.clone() };
-    both.spec.ip_families = vec!["IPv6".into()];
-    let updated = world.store.update_status(&both).await.unwrap();
-    assert_eq!((updated.status.clone(), &updated.spec), (status.clone(), &made.spec));
-    let again = world.store.update(&ServiceImport { status: None, spec: both.spec.clone(), ..updated }).await.unwrap();
-    assert_eq!((again.status.clone(), &again.spec), (status, &both.spec));
-    assert!(matches!(world.store.update_status(&made).await, Err(Error::Conflict { .. })));
+    let status = Some(TunnelGatewayStatus { node: "worker".into(), ..Default::default() });
+    let new = TunnelGateway {
+        metadata: ObjectMeta {
+            namespace: Some("tombolo-system".into()),
+            name: Some("gateway-0".into()),
+            ..Default::default()
+        },
+        spec: TunnelGatewaySpec { slot: 0 },
+        status: status.clone(),
+    };
+    let made = world.owner.create(&new).await.unwrap();
+    assert_eq!(made.status, None, "a create writes no status");
+    let both = TunnelGateway { status: status.clone(), spec: TunnelGatewaySpec { slot: 1 }, ..made.clone() };
+    let updated = world.gateway.update_status(&both).await.unwrap();
+    assert_eq!((&updated.status, &updated.spec), (&status, &made.spec));
+    assert_eq!(updated.metadata.generation, made.metadata.generation);
+    let again = world.owner.update(&TunnelGateway { status: None, spec: both.spec.clone(), ..updated }).await.unwrap();
+    assert_eq!((again.status, &again.spec), (status, &both.spec));
+    assert!(matches!(world.gateway.update_status(&made).await, Err(Error::Conflict { .. })));
 }
 
 async fn a_watch_begins_with_everything_and_goes_on_with_each_change(world: World) {
-    let one = world.store.create(&import("one")).await.unwrap();
-    let mut watch = world.store.watch::<ServiceImport>();
+    let one = world.operator.create(&export("one")).await.unwrap();
+    let mut watch = world.operator.watch::<ServiceExport>();
     assert_eq!(before_the_limit(watch.next()).await, Some(Event::Reset(vec![one.clone()])));
-    let two = world.store.create(&import("two")).await.unwrap();
+    let two = world.operator.create(&export("two")).await.unwrap();
     assert_eq!(before_the_limit(watch.next()).await, Some(Event::Applied(two)));
-    world.store.delete::<ServiceImport>(Some("shop"), "one", Preconditions::default()).await.unwrap();
+    world.operator.delete::<ServiceExport>(Some("shop"), "one", Preconditions::default()).await.unwrap();
     assert_eq!(before_the_limit(watch.next()).await, Some(Event::Deleted(one)));
 }
 
 async fn two_watches_see_the_same_changes_in_the_same_order(world: World) {
-    let (mut first, mut second) = (world.store.watch::<Lease>(), world.store.watch::<Lease>());
+    let (mut first, mut second) = (world.gateway.watch::<Lease>(), world.gateway.watch::<Lease>());
     let mut last = String::new();
     for index in 0..50 {
-        last = version(&world.store.create(&lease(&format!("lease-{index}"), "a")).await.unwrap());
+        last = version(&world.gateway.create(&lease(&format!("lease-{index}"), "a")).await.unwrap());
     }
     let mut seen = [Vec::new(), Vec::new()];
     for (watch, seen) in [&mut first, &mut second].into_iter().zip(&mut seen) {
@@ -177,8 +192,8 @@ async fn two_watches_see_the_same_changes_in_the_same_order(world: World) {
 }
 
 async fn a_delete_may_name_uid_and_version_and_an_absent_object_is_no_error(world: World) {
-    let made = world.store.create(&lease("slot", "a")).await.unwrap();
-    let delete = |only_if| world.store.delete::<Lease>(Some("tombolo-system"), "slot", only_if);
+    let made = world.gateway.create(&lease("slot", "a")).await.unwrap();
+    let delete = |only_if| world.gateway.delete::<Lease>(Some("tombolo-system"), SLOT, only_if);
     let wrong = Preconditions { uid: Some("other".into()), resource_version: None };
     assert!(matches!(delete(wrong).await, Err(Error::Conflict { .. })));
     let old = Preconditions { uid: None, resource_version: Some("0".into()) };
@@ -186,66 +201,61 @@ async fn a_delete_may_name_uid_and_version_and_an_absent_object_is_no_error(worl
     let right = Preconditions { uid: made.metadata.uid, resource_version: made.metadata.resource_version };
     delete(right).await.unwrap();
     delete(Preconditions::default()).await.unwrap();
-    assert_eq!(world.store.get::<Lease>(Some("tombolo-system"), "slot").await.unwrap(), None);
+    assert_eq!(world.gateway.get::<Lease>(Some("tombolo-system"), SLOT).await.unwrap(), None);
 }
 
 async fn an_object_that_is_made_again_is_another(world: World) {
-    let first = world.store.create(&lease("slot", "a")).await.unwrap();
-    world.store.delete::<Lease>(Some("tombolo-system"), "slot", Preconditions::default()).await.unwrap();
-    let second = world.store.create(&lease("slot", "a")).await.unwrap();
+    let first = world.gateway.create(&lease("slot", "a")).await.unwrap();
+    world.gateway.delete::<Lease>(Some("tombolo-system"), SLOT, Preconditions::default()).await.unwrap();
+    let second = world.gateway.create(&lease("slot", "a")).await.unwrap();
     assert_ne!(first.metadata.uid, second.metadata.uid);
-    assert!(matches!(world.store.update(&first).await, Err(Error::Conflict { .. })));
+    assert!(matches!(world.gateway.update(&first).await, Err(Error::Conflict { .. })));
 }
 
-fn owned_by(mut lease: Lease, owner: &ServiceImport) -> Lease {
-    lease.metadata.owner_references = Some(vec![OwnerReference {
-        api_version: "multicluster.x-k8s.io/v1beta1".into(),
-        kind: "ServiceImport".into(),
+fn owned_by(mut export: ServiceExport, owner: &Lease) -> ServiceExport {
+    export.metadata.owner_references = Some(vec![OwnerReference {
+        api_version: "coordination.k8s.io/v1".into(),
+        kind: "Lease".into(),
         name: owner.metadata.name.clone().unwrap(),
         uid: owner.metadata.uid.clone().unwrap(),
         ..Default::default()
     }]);
-    lease
+    export
 }
 
 async fn what_an_owner_owned_goes_with_it(world: World) {
-    let owner = world.store.create(&import("web")).await.unwrap();
-    let owned = world.store.create(&owned_by(lease("owned", "a"), &owner)).await.unwrap();
-    let free = world.store.create(&lease("free", "a")).await.unwrap();
-    let mut watch = world.store.watch::<Lease>();
+    let owner = world.gateway.create(&lease("slot", "a")).await.unwrap();
+    let owned = world.operator.create(&owned_by(export("owned"), &owner)).await.unwrap();
+    let free = world.operator.create(&export("free")).await.unwrap();
+    let mut watch = world.operator.watch::<ServiceExport>();
     before_the_limit(watch.next()).await;
-    world.store.delete::<ServiceImport>(Some("shop"), "web", Preconditions::default()).await.unwrap();
+    world.gateway.delete::<Lease>(Some("tombolo-system"), SLOT, Preconditions::default()).await.unwrap();
     assert_eq!(before_the_limit(watch.next()).await, Some(Event::Deleted(owned)));
-    assert_eq!(world.store.list::<Lease>().await.unwrap(), vec![free]);
+    assert_eq!(world.operator.list::<ServiceExport>().await.unwrap(), vec![free]);
 }
 
 async fn an_object_of_an_owner_that_is_gone_is_refused(world: World) {
-    let owner = world.store.create(&import("web")).await.unwrap();
-    world.store.delete::<ServiceImport>(Some("shop"), "web", Preconditions::default()).await.unwrap();
-    let refusal = world.store.create(&owned_by(lease("owned", "a"), &owner)).await.unwrap_err();
+    let owner = world.gateway.create(&lease("slot", "a")).await.unwrap();
+    world.gateway.delete::<Lease>(Some("tombolo-system"), SLOT, Preconditions::default()).await.unwrap();
+    let refusal = world.operator.create(&owned_by(export("owned"), &owner)).await.unwrap_err();
     assert!(refusal.is_conflict() && refusal.to_string().contains("owner"), "{refusal}");
 }
 
 async fn an_object_that_breaks_a_rule_is_refused_by_name(world: World) {
-    let mut bad = LocalCluster::new(
-        "local",
-        LocalClusterSpec {
-            cluster_id: ClusterId::new("amber").unwrap(),
-            cluster_set_id: ClusterId::new("demo").unwrap(),
-            ..worlds::local_cluster().spec
-        },
+    let empty = ClusterRoutingPolicy::new("all", Default::default());
+    let refusal = world.operator.create(&empty).await.unwrap_err();
+    assert!(matches!(&refusal, Error::Invalid { violations, .. } if violations[0].path == "spec"), "{refusal}");
+    let refusal = world.gateway.create(&lease("Not_A_Name", "a")).await.unwrap_err();
+    assert!(
+        matches!(&refusal, Error::Invalid { violations, .. } if violations[0].path == "metadata.name"),
+        "{refusal}"
     );
-    bad.spec.gateways.mtu = 900;
-    let refusal = world.store.create(&bad).await.unwrap_err().to_string();
-    assert!(refusal.contains("spec.gateways.mtu"), "{refusal}");
-    let refusal = world.store.create(&lease("Not_A_Name", "a")).await.unwrap_err().to_string();
-    assert!(refusal.contains("metadata.name"), "{refusal}");
 }
 
 async fn of_many_writers_of_one_version_one_wins(world: World) {
-    let made = world.store.create(&lease("slot", "nobody")).await.unwrap();
+    let made = world.gateway.create(&lease("slot", "nobody")).await.unwrap();
     let writers = (0..16).map(|index| {
-        let store: Store = world.store.clone();
+        let store: Store = world.gateway.clone();
         let mut mine = made.clone();
         mine.spec.as_mut().unwrap().holder_identity = Some(format!("writer-{index}"));
         tokio::spawn(async move { store.update(&mine).await })
@@ -271,6 +281,6 @@ async fn kinds_without_a_status_refuse_one(world: World) {
     };
     let made = world.owner.create(&secret).await.unwrap();
     assert!(matches!(world.owner.update_status(&made).await, Err(Error::Forbidden(_))));
-    let made = world.store.create(&lease("slot", "a")).await.unwrap();
-    assert!(matches!(world.store.update_status(&made).await, Err(Error::Forbidden(_))));
+    let made = world.gateway.create(&lease("slot", "a")).await.unwrap();
+    assert!(matches!(world.gateway.update_status(&made).await, Err(Error::Forbidden(_))));
 }

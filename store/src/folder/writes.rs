@@ -69,7 +69,7 @@ pub(crate) fn update_status(planned: &mut Planned<'_>, kind: KindName, object: V
         // What is measured of an endpoint stands where its readers look for it: in its conditions.
         let measured = endpoint_conditions(&object);
         set_endpoint_conditions(&mut after.object, &measured);
-        after.overlay.endpoint_conditions = measured;
+        after.overlay.endpoint_conditions.extend(measured);
         after.overlay.endpoint_conditions.retain(|name, _| endpoint_conditions(&after.object).contains_key(name));
     } else {
         set_status(&mut after.object, object.get("status").cloned());

@@ -1,0 +1,87 @@
+//! A controller's feed: the same objects over mutual TLS, with the last state on the taker's own disk (decision 14).
+//!
+//! Agents (gateway, node, dns, the operator's tool) never open the folder of manifests or talk to the API server for
+//! what they need: they take it from any controller of their cluster. A controller serves with [`Server`], an agent
+//! asks with [`connect`], and gets a [`Store`](crate::Store) like any other.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `enrolment` | the file that makes a host one of the cluster's, and the proof of having it |
+//! | `permission` | which role may do what: pure rules |
+//! | `frame`, `message` | bytes ↔ messages; bounded, never a panic |
+//! | `server` | a controller's end |
+//! | `link`, `client`, `cache` | an agent's end: the connection, the store, the disk |
+//!
+//! **How long anything takes.** Both ends say something every [`PING_INTERVAL`]; an end that hears nothing for
+//! [`SILENCE_LIMIT`] hangs up. An agent dials again at once, then after longer and longer, up to two seconds.
+
+mod cache;
+mod client;
+mod enrolment;
+pub mod frame;
+mod link;
+pub mod message;
+mod permission;
+mod server;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use api::Prefix;
+use serde::{Deserialize, Serialize};
+
+pub use client::{Config, connect};
+pub use enrolment::Enrolment;
+pub use server::{AgentSeen, Refusal, Server};
+
+/// The protocol's name in TLS (ALPN, RFC 7301).
+pub const PROTOCOL: &[u8] = b"tombolo-feed/1";
+
+/// How often each end says something.
+pub const PING_INTERVAL: Duration = Duration::from_millis(400);
+/// How long silence is borne: four pings and a bit, so that one lost packet's retransmission does not count as death.
+pub const SILENCE_LIMIT: Duration = Duration::from_millis(1_800);
+/// How long one message may wait for the other end to take it.
+const WRITE_LIMIT: Duration = Duration::from_secs(5);
+
+/// What an agent is, and so what it may see and write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Role {
+    Gateway,
+    Node,
+    Dns,
+    /// The operator's tool.
+    Operator,
+}
+
+impl Role {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Gateway => "Gateway",
+            Self::Node => "Node",
+            Self::Dns => "Dns",
+            Self::Operator => "Operator",
+        }
+    }
+}
+
+impl std::fmt::Display for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Who an agent says it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Agent {
+    pub role: Role,
+    /// The name of its node.
+    pub name: String,
+    /// The node's addresses inside the cluster.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+    /// The prefixes of the node's pods.
+    #[serde(default)]
+    pub pod_prefixes: Vec<Prefix>,
+}

@@ -1,0 +1,199 @@
+//! [`Enrolment`]: the file that makes a plain host one of the cluster's.
+//!
+//! The controller writes it; the operator copies it to each host. It names the controller's key and holds a secret.
+//! An agent never sends the secret: it proves to have it by a keyed hash over both TLS keys and the connection's own
+//! secret (exporter), so that a proof is good for this agent on this connection alone.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use api::keys::IdentityKey;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
+
+use super::Agent;
+use crate::Error;
+
+/// Says what a proof means, so that it means nothing elsewhere.
+const CONTEXT: &[u8] = b"tombolo feed enrolment v1\0";
+/// The label both ends derive the connection's secret by (RFC 8446, section 7.5).
+pub(crate) const EXPORTER_LABEL: &[u8] = b"EXPORTER-tombolo-feed-enrolment";
+/// The file has some 300 bytes.
+const MAX_FILE_BYTES: u64 = 4096;
+
+/// The controller's key and the shared secret.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Enrolment {
+    controller: IdentityKey,
+    secret: [u8; 32],
+}
+
+impl std::fmt::Debug for Enrolment {
+    /// Without the secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Enrolment(controller {})", self.controller)
+    }
+}
+
+impl Enrolment {
+    /// The controller's own: reads the file at `path`, or makes it with a new secret. When `controller` is another
+    /// key than the file names, the file is written anew with the same secret.
+    pub fn load_or_create(path: impl AsRef<Path>, controller: IdentityKey) -> Result<Self, Error> {
+        let path = path.as_ref();
+        let known = if path.try_exists().unwrap_or(true) { Some(Self::load(path)?) } else { None };
+        if let Some(known) = known.as_ref().filter(|known| known.controller == controller) {
+            return Ok(known.clone());
+        }
+        let mut secret = [0; 32];
+        match known {
+            Some(known) => secret = known.secret,
+            None => getrandom::fill(&mut secret).map_err(|error| disk(path, error))?,
+        }
+        let enrolment = Self { controller, secret };
+        write_atomically(path, enrolment.text().as_bytes()).map_err(|error| disk(path, error))?;
+        Ok(enrolment)
+    }
+
+    /// An agent's copy. A file that others may read is refused with the command that closes it.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let path = path.as_ref();
+        let mut file = File::open(path)
+            .map_err(|error| disk(path, format!("{error}: copy it from the controller's state folder")))?;
+        let metadata = file.metadata().map_err(|error| disk(path, error))?;
+        if metadata.mode() & 0o077 != 0 {
+            return Err(disk(path, format!("others may read this secret: run 'chmod 600 {}'", path.display())));
+        }
+        let mut text = String::new();
+        Read::by_ref(&mut file).take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(|error| disk(path, error))?;
+        Self::parse(&text)
+            .ok_or_else(|| disk(path, "is not an enrolment file: copy it whole from the controller's state folder"))
+    }
+
+    /// The keys controllers of this cluster prove.
+    pub fn controller(&self) -> IdentityKey {
+        self.controller
+    }
+
+    /// Reads what [`Enrolment::text`] wrote.
+    pub fn parse(text: &str) -> Option<Self> {
+        let field =
+            |name: &str| text.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(' ')).map(str::trim);
+        let controller = field("controller")?.parse().ok()?;
+        let secret = STANDARD.decode(field("secret")?).ok()?.try_into().ok()?;
+        Some(Self { controller, secret })
+    }
+
+    fn text(&self) -> String {
+        format!(
+            "# Who holds this file may become an agent (gateway, node, dns) of this cluster.\n\
+             # Copy it to the hosts of the cluster and nowhere else; mode 0600.\n\
+             controller {}\n\
+             secret {}\n",
+            self.controller,
+            STANDARD.encode(self.secret)
+        )
+    }
+
+    /// The proof that the agent with key `key` on the connection with secret `exporter` has this file.
+    pub(crate) fn prove(&self, agent: &Agent, key: IdentityKey, exporter: &[u8; 32]) -> Vec<u8> {
+        self.mac(agent, key, exporter).finalize().into_bytes().to_vec()
+    }
+
+    /// Whether `proof` is that proof. Takes the same time whatever is wrong.
+    pub(crate) fn check(&self, agent: &Agent, key: IdentityKey, exporter: &[u8; 32], proof: &[u8]) -> bool {
+        self.mac(agent, key, exporter).verify_slice(proof).is_ok()
+    }
+
+    fn mac(&self, agent: &Agent, key: IdentityKey, exporter: &[u8; 32]) -> Hmac<Sha256> {
+        let Ok(mac) = Hmac::<Sha256>::new_from_slice(&self.secret) else {
+            unreachable!("a keyed hash takes keys of any length (RFC 2104)")
+        };
+        // Everything before the name has a fixed length or ends by itself, so no two agents give the same bytes.
+        mac.chain_update(CONTEXT)
+            .chain_update(exporter)
+            .chain_update(key.0)
+            .chain_update(self.controller.0)
+            .chain_update(agent.role.as_str())
+            .chain_update([0])
+            .chain_update(&agent.name)
+    }
+}
+
+fn disk(path: &Path, detail: impl ToString) -> Error {
+    Error::Disk { path: path.display().to_string(), detail: detail.to_string() }
+}
+
+/// Writes a file for its owner alone, whole or not at all.
+pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let beside = folder.join(format!(".{name}.new"));
+    let _ = fs::remove_file(&beside);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&beside, path)?;
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use proptest::prelude::*;
+
+    use super::super::Role;
+    use super::*;
+
+    fn agent(role: Role, name: &str) -> Agent {
+        Agent { role, name: name.into(), addresses: vec![], pod_prefixes: vec![] }
+    }
+
+    #[test]
+    fn the_file_is_made_once_and_follows_the_controllers_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agents.key");
+        let made = Enrolment::load_or_create(&path, IdentityKey([1; 32])).unwrap();
+        assert_eq!(Enrolment::load_or_create(&path, IdentityKey([1; 32])).unwrap(), made);
+        assert_eq!(Enrolment::load(&path).unwrap(), made);
+        let moved = Enrolment::load_or_create(&path, IdentityKey([2; 32])).unwrap();
+        assert_eq!((moved.secret, moved.controller), (made.secret, IdentityKey([2; 32])));
+        assert_eq!(Enrolment::load(&path).unwrap(), moved);
+    }
+
+    #[test]
+    fn a_file_that_others_may_read_is_refused_with_the_command_that_closes_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agents.key");
+        Enrolment::load_or_create(&path, IdentityKey([1; 32])).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(Enrolment::load(&path).unwrap_err().to_string().contains("chmod 600"));
+    }
+
+    #[test]
+    fn a_proof_is_good_for_one_agent_on_one_connection() {
+        let enrolment = Enrolment { controller: IdentityKey([1; 32]), secret: [7; 32] };
+        let (key, exporter) = (IdentityKey([2; 32]), [3; 32]);
+        let node = agent(Role::Node, "worker");
+        let proof = enrolment.prove(&node, key, &exporter);
+        assert!(enrolment.check(&node, key, &exporter, &proof));
+        assert!(!enrolment.check(&agent(Role::Gateway, "worker"), key, &exporter, &proof));
+        assert!(!enrolment.check(&agent(Role::Node, "other"), key, &exporter, &proof));
+        assert!(!enrolment.check(&node, IdentityKey([4; 32]), &exporter, &proof));
+        assert!(!enrolment.check(&node, key, &[4; 32], &proof));
+        assert!(!enrolment.check(&node, key, &exporter, &proof[..31]));
+        let stranger = Enrolment { secret: [8; 32], ..enrolment };
+        assert!(!stranger.check(&node, key, &exporter, &proof));
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_reader_panic(text in "(controller |secret |ed25519:|[A-Za-z0-9+/=\n #]){0,40}") {
+            let _ = Enrolment::parse(&text);
+        }
+    }
+}

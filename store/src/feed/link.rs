@@ -1,0 +1,119 @@
+//! An agent's connection to one controller: dialled, proved, welcomed.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use identity::Identity;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::enrolment::EXPORTER_LABEL;
+use super::frame::{Decoder, MAX_GREETING_BYTES, MAX_MESSAGE_BYTES};
+use super::message::{ToAgent, ToController, decode, encode};
+use super::server::{next_message, write};
+use super::{Agent, Enrolment, PROTOCOL, SILENCE_LIMIT};
+
+/// How long dialling may take. Longer than one lost packet's retransmission (one second, RFC 6298).
+const DIAL_LIMIT: Duration = Duration::from_millis(1_500);
+/// How long the handshake and the welcome may take together with their round trips.
+const GREETING_LIMIT: Duration = Duration::from_secs(3);
+/// Messages that may wait for the controller. Only as many as there are tasks that asked something.
+const OUTBOX: usize = 16 * 1024;
+/// Messages from the controller that may wait for this agent; then the controller waits.
+const INBOX: usize = 256;
+
+trait Transport: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Transport for T {}
+
+/// A welcomed connection. Dropping it hangs up.
+pub(crate) struct Link {
+    pub(crate) controller: String,
+    pub(crate) outbox: mpsc::Sender<Vec<u8>>,
+    /// What the controller says; its last item says why it ended.
+    pub(crate) inbox: mpsc::Receiver<Result<ToAgent, String>>,
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// Dials `controller`: `host:port`, or `unix:` and a path.
+pub(crate) async fn dial(
+    controller: String,
+    enrolment: PathBuf,
+    identity: Arc<Identity>,
+    agent: Agent,
+) -> Result<Link, String> {
+    // Read anew each time, so that a host that is enrolled while its agents wait needs no restart.
+    let enrolment = Enrolment::load(&enrolment).map_err(|error| error.to_string())?;
+    let named = |error: String| format!("{controller}: {error}");
+    let transport: Box<dyn Transport> = timeout(DIAL_LIMIT, async {
+        if let Some(path) = controller.strip_prefix("unix:") {
+            return Ok::<_, std::io::Error>(Box::new(UnixStream::connect(path).await?) as Box<dyn Transport>);
+        }
+        let stream = TcpStream::connect(&controller).await?;
+        stream.set_nodelay(true)?;
+        Ok(Box::new(stream))
+    })
+    .await
+    .map_err(|_| named(format!("no answer within {DIAL_LIMIT:?}")))?
+    .map_err(|error| named(error.to_string()))?;
+    let config = identity::client_config(&identity, &[PROTOCOL], [enrolment.controller()])
+        .map_err(|error| named(error.to_string()))?;
+    let (stream, _) =
+        identity::connect(transport, &config, GREETING_LIMIT).await.map_err(|error| named(error.to_string()))?;
+    let exporter = identity::exporter(&stream, EXPORTER_LABEL).map_err(|error| named(error.to_string()))?;
+    let proof = STANDARD.encode(enrolment.prove(&agent, identity.public(), &exporter));
+    let hello = encode(&ToController::Hello { agent, proof }).map_err(named)?;
+
+    let (mut reader, writer) = tokio::io::split(stream);
+    let (outbox, messages) = mpsc::channel(OUTBOX);
+    outbox.try_send(hello).map_err(|error| named(error.to_string()))?;
+    let writing = tokio::spawn(write(writer, messages));
+    let mut decoder = Decoder::new(MAX_GREETING_BYTES);
+    let welcome = timeout(GREETING_LIMIT, next_message(&mut reader, &mut decoder)).await;
+    let refused = |writing: JoinHandle<()>, why: String| {
+        writing.abort();
+        Err(named(why))
+    };
+    match welcome {
+        Err(_) => return refused(writing, format!("no welcome within {GREETING_LIMIT:?}")),
+        Ok(Err(error)) => return refused(writing, error),
+        Ok(Ok(None)) => return refused(writing, "the controller hung up without a word".into()),
+        Ok(Ok(Some(bytes))) => match decode(&bytes) {
+            Ok(ToAgent::Welcome) => {}
+            Ok(ToAgent::Refused { reason }) => return refused(writing, format!("refused: {reason}")),
+            Ok(_) => return refused(writing, "the controller's first message is no welcome".into()),
+            Err(error) => return refused(writing, error),
+        },
+    }
+    decoder.set_limit(MAX_MESSAGE_BYTES);
+    let (heard, inbox) = mpsc::channel(INBOX);
+    let reading = tokio::spawn(async move {
+        loop {
+            let message = match timeout(SILENCE_LIMIT, next_message(&mut reader, &mut decoder)).await {
+                Ok(Ok(Some(bytes))) => decode(&bytes),
+                Ok(Ok(None)) => Err("the controller hung up".into()),
+                Ok(Err(error)) => Err(error),
+                Err(_) => Err(format!("the controller said nothing for {SILENCE_LIMIT:?}")),
+            };
+            let ended = message.is_err();
+            if matches!(message, Ok(ToAgent::Ping)) {
+                continue;
+            }
+            if heard.send(message).await.is_err() || ended {
+                return;
+            }
+        }
+    });
+    Ok(Link { controller, outbox, inbox, tasks: [reading, writing] })
+}

@@ -1,0 +1,346 @@
+//! What a controller's feed promises beyond the contract of every backend.
+
+mod worlds;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use api::ServiceExport;
+use api::kubernetes::{EndpointSlice, Lease, ObjectMeta, Secret, Service};
+use identity::Identity;
+use store::feed::message::{ToAgent, ToController, decode, encode};
+use store::feed::{self, AgentSeen, Enrolment, Refusal, Role};
+use store::{Error, Event, Kind, Preconditions, Store, Watch};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use worlds::{Listener, Place, before_the_limit};
+
+fn metadata(namespace: &str, name: &str) -> ObjectMeta {
+    ObjectMeta { namespace: Some(namespace.into()), name: Some(name.into()), ..Default::default() }
+}
+
+fn service(name: &str) -> Service {
+    Service { metadata: metadata("shop", name), ..Default::default() }
+}
+
+fn secret(name: &str) -> Secret {
+    Secret { metadata: metadata("tombolo-system", name), ..Default::default() }
+}
+
+fn names<K: Kind>(objects: &[K]) -> Vec<&str> {
+    objects.iter().filter_map(|object| object.meta().name.as_deref()).collect()
+}
+
+/// A folder and a listener that serves it.
+async fn controller() -> (Place, Store, Listener) {
+    let place = Place::new();
+    let (owner, _) = place.open();
+    let listener = Listener::start(&place, owner.clone(), "127.0.0.1:0".parse().unwrap()).await;
+    (place, owner, listener)
+}
+
+/// The next everything.
+async fn reset<K: Kind>(watch: &mut Watch<K>) -> Vec<K> {
+    match before_the_limit(watch.next()).await {
+        Some(Event::Reset(all)) => all,
+        other => panic!("a Reset was to come, not {other:?}"),
+    }
+}
+
+async fn interrupted(store: &Store, wanted: impl Fn(&str) -> bool) {
+    before_the_limit(async {
+        while !store.interruption().is_some_and(|why| wanted(&why.reason)) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_controller_hears_which_agents_come_and_go() {
+    let (place, _owner, mut listener) = controller().await;
+    let store = feed::connect(place.agent(Role::Node, "worker", &listener)).unwrap();
+    let mut seen = AgentSeen {
+        role: Role::Node,
+        name: "worker".into(),
+        addresses: vec!["192.0.2.7".parse().unwrap()],
+        pod_prefixes: vec!["10.1.0.0/24".parse().unwrap()],
+        connected: true,
+    };
+    assert_eq!(before_the_limit(listener.seen.recv()).await.as_ref(), Some(&seen));
+    drop(store);
+    seen.connected = false;
+    assert_eq!(before_the_limit(listener.seen.recv()).await, Some(seen));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_state_is_served_at_once_while_no_controller_answers() {
+    let (place, owner, listener) = controller().await;
+    let made = owner.create(&service("web")).await.unwrap();
+    let config = place.agent(Role::Dns, "worker", &listener);
+    let store = feed::connect(config.clone()).unwrap();
+    let mut watch = store.watch::<Service>();
+    assert_eq!(reset(&mut watch).await, vec![made.clone()]);
+    let cache = config.cache.join("Service.json");
+    before_the_limit(async {
+        while !fs::read_to_string(&cache).is_ok_and(|text| text.contains("web")) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    assert_eq!(fs::metadata(&cache).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(store.interruption().is_none());
+
+    // The controller dies: what was known stays readable, and why nothing new comes is said.
+    let address = listener.address;
+    drop(listener);
+    interrupted(&store, |_| true).await;
+    assert_eq!(store.list::<Service>().await.unwrap(), vec![made.clone()]);
+    let refusal = store.create(&service("other")).await.unwrap_err();
+    assert!(matches!(refusal, Error::Unavailable(_)), "{refusal}");
+    drop((store, watch));
+
+    // The agent starts again without one.
+    let store = feed::connect(config).unwrap();
+    assert_eq!(reset(&mut store.watch::<Service>()).await, vec![made.clone()]);
+    assert_eq!(store.get::<Service>(Some("shop"), "web").await.unwrap(), Some(made.clone()));
+    assert!(matches!(store.list::<Lease>().await, Err(Error::Unavailable(_))), "what was never asked for is not known");
+
+    // It comes back with something new.
+    let mut watch = store.watch::<Service>();
+    assert_eq!(reset(&mut watch).await, vec![made]);
+    owner.create(&service("new")).await.unwrap();
+    let _listener = Listener::start(&place, owner, address).await;
+    assert_eq!(names(&reset(&mut watch).await), ["new", "web"]);
+    interruption_ends(&store).await;
+}
+
+async fn interruption_ends(store: &Store) {
+    before_the_limit(async {
+        while store.interruption().is_some() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_did_not_change_during_an_interruption_is_no_news() {
+    let (place, owner, listener) = controller().await;
+    owner.create(&service("web")).await.unwrap();
+    let store = feed::connect(place.agent(Role::Dns, "worker", &listener)).unwrap();
+    let mut watch = store.watch::<Service>();
+    reset(&mut watch).await;
+    let address = listener.address;
+    drop(listener);
+    interrupted(&store, |_| true).await;
+    let _listener = Listener::start(&place, owner.clone(), address).await;
+    interruption_ends(&store).await;
+    let new = owner.create(&service("new")).await.unwrap();
+    // Either the new everything has it, or it comes by itself; the old everything alone does not come again.
+    match before_the_limit(watch.next()).await {
+        Some(Event::Applied(object)) => assert_eq!(object, new),
+        Some(Event::Reset(all)) => assert_eq!(names(&all), ["new", "web"]),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn an_agent_without_the_secret_is_turned_away_by_name() {
+    let (place, _owner, mut listener) = controller().await;
+    let mut config = place.agent(Role::Node, "worker", &listener);
+    let copied = fs::read_to_string(place.enrolment()).unwrap();
+    let other = place.path().join("other.key");
+    let controller = Enrolment::load(place.enrolment()).unwrap().controller();
+    Enrolment::load_or_create(&other, controller).unwrap();
+    config.enrolment = other.clone();
+    let store = feed::connect(config).unwrap();
+    let refusal = before_the_limit(listener.refusals.recv()).await.unwrap();
+    assert!(matches!(refusal, Refusal::NotEnrolled(_)), "{refusal}");
+    interrupted(&store, |reason| reason.contains("not enrolled")).await;
+    // It needs no restart to be enrolled.
+    fs::write(&other, copied).unwrap();
+    interruption_ends(&store).await;
+}
+
+#[tokio::test]
+async fn a_second_host_of_one_name_is_turned_away_until_the_first_is_gone() {
+    let (place, _owner, mut listener) = controller().await;
+    let first = feed::connect(place.agent(Role::Node, "worker", &listener)).unwrap();
+    before_the_limit(listener.seen.recv()).await;
+    let mut config = place.agent(Role::Node, "worker", &listener);
+    config.identity = place.path().join("reinstalled/identity.key");
+    config.cache = place.path().join("reinstalled/cache");
+    let second = feed::connect(config).unwrap();
+    let refusal = before_the_limit(listener.refusals.recv()).await.unwrap();
+    assert!(matches!(refusal, Refusal::NameTaken(_)), "{refusal}");
+    interrupted(&second, |reason| reason.contains("another key")).await;
+    // The same name in another role is another agent.
+    let dns = feed::connect(place.agent(Role::Dns, "worker", &listener)).unwrap();
+    interruption_ends(&dns).await;
+    drop(first);
+    interruption_ends(&second).await;
+}
+
+#[tokio::test]
+async fn a_controller_with_another_key_is_refused_by_name() {
+    let (place, _owner, listener) = controller().await;
+    let mut config = place.agent(Role::Node, "worker", &listener);
+    config.enrolment = place.path().join("other.key");
+    Enrolment::load_or_create(&config.enrolment, Identity::generate().unwrap().public()).unwrap();
+    let store = feed::connect(config).unwrap();
+    interrupted(&store, |reason| reason.contains("not among the trusted identities")).await;
+}
+
+#[tokio::test]
+async fn an_agent_sees_its_own_secrets_and_writes_its_own_objects_alone() {
+    let (place, owner, listener) = controller().await;
+    for name in ["agent-worker", "agent-other", "probe-master", "gateway-slot-0"] {
+        owner.create(&secret(name)).await.unwrap();
+    }
+    let node = feed::connect(place.agent(Role::Node, "worker", &listener)).unwrap();
+    assert_eq!(names(&node.list::<Secret>().await.unwrap()), ["agent-worker"]);
+    assert_eq!(names(&reset(&mut node.watch::<Secret>()).await), ["agent-worker"]);
+    let hidden = node.get::<Secret>(Some("tombolo-system"), "probe-master").await;
+    assert!(matches!(hidden, Err(Error::Forbidden(_))), "{hidden:?}");
+    assert!(matches!(node.create(&service("web")).await, Err(Error::Forbidden(_))));
+    let gateway = feed::connect(place.agent(Role::Gateway, "edge", &listener)).unwrap();
+    assert_eq!(names(&gateway.list::<Secret>().await.unwrap()), ["gateway-slot-0", "probe-master"]);
+    let operator = feed::connect(place.agent(Role::Operator, "console", &listener)).unwrap();
+    assert!(matches!(operator.list::<Secret>().await, Err(Error::Forbidden(_))));
+    // A Secret that an agent may not see is not news to it either.
+    let mut watch = node.watch::<Secret>();
+    reset(&mut watch).await;
+    owner.delete::<Secret>(Some("tombolo-system"), "probe-master", Preconditions::default()).await.unwrap();
+    owner.delete::<Secret>(Some("tombolo-system"), "agent-worker", Preconditions::default()).await.unwrap();
+    match before_the_limit(watch.next()).await {
+        Some(Event::Deleted(object)) => assert_eq!(object.metadata.name.as_deref(), Some("agent-worker")),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_node_writes_the_readiness_of_its_own_endpoints_alone() {
+    let (place, owner, listener) = controller().await;
+    let slice: EndpointSlice = serde_json::from_value(serde_json::json!({
+        "metadata": { "name": "web-1", "namespace": "shop" },
+        "addressType": "IPv4",
+        "endpoints": [
+            { "addresses": ["10.1.0.5"], "nodeName": "worker" },
+            { "addresses": ["10.1.0.6"], "nodeName": "other" },
+        ],
+    }))
+    .unwrap();
+    owner.create(&slice).await.unwrap();
+    let node = feed::connect(place.agent(Role::Node, "worker", &listener)).unwrap();
+    let read = node.get::<EndpointSlice>(Some("shop"), "web-1").await.unwrap().unwrap();
+    let measured = |index: usize| {
+        let mut slice = read.clone();
+        slice.endpoints.as_mut().unwrap()[index].conditions =
+            Some(api::kubernetes::EndpointConditions { ready: Some(false), ..Default::default() });
+        slice
+    };
+    assert!(matches!(node.update_status(&measured(1)).await, Err(Error::Forbidden(_))));
+    let written = node.update_status(&measured(0)).await.unwrap();
+    assert_eq!(written.endpoints.unwrap()[0].conditions.as_ref().unwrap().ready, Some(false));
+    assert!(matches!(node.update(&measured(0)).await, Err(Error::Forbidden(_))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_of_many_messages_arrives_whole() {
+    let (place, owner, listener) = controller().await;
+    for index in 0..300 {
+        let mut export = ServiceExport { metadata: metadata("shop", &format!("web-{index:03}")), ..Default::default() };
+        export.spec.exported_annotations = BTreeMap::from([("filler".into(), "x".repeat(8 * 1024))]);
+        owner.create(&export).await.unwrap();
+    }
+    let store = feed::connect(place.agent(Role::Dns, "worker", &listener)).unwrap();
+    assert_eq!(reset(&mut store.watch::<ServiceExport>()).await.len(), 300);
+    assert_eq!(store.list::<ServiceExport>().await.unwrap().len(), 300);
+}
+
+/// Passes bytes on between agents and a controller, until it is told to swallow them.
+async fn silent_proxy(to: std::net::SocketAddr) -> (std::net::SocketAddr, tokio::sync::watch::Sender<bool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (silence, silent) = tokio::sync::watch::channel(false);
+    tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            let far = TcpStream::connect(to).await.unwrap();
+            let (near, far) = (near.into_split(), far.into_split());
+            for (mut from, mut to) in [(near.0, far.1), (far.0, near.1)] {
+                let silent = silent.clone();
+                tokio::spawn(async move {
+                    let mut buffer = vec![0; 4096];
+                    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+                        if !*silent.borrow() && to.write_all(&buffer[..count]).await.is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+        }
+    });
+    (address, silence)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_went_dead_without_a_word_is_noticed_by_both_ends() {
+    let (place, _owner, mut listener) = controller().await;
+    let (address, silence) = silent_proxy(listener.address).await;
+    let mut config = place.agent(Role::Node, "worker", &listener);
+    config.controllers = vec![address.to_string()];
+    let store = feed::connect(config).unwrap();
+    assert!(before_the_limit(listener.seen.recv()).await.unwrap().connected);
+    silence.send_replace(true);
+    interrupted(&store, |reason| reason.contains("said nothing")).await;
+    assert!(!before_the_limit(listener.seen.recv()).await.unwrap().connected);
+}
+
+#[tokio::test]
+async fn an_agent_takes_whichever_controller_answers() {
+    let (place, _owner, listener) = controller().await;
+    let unused = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let closed = unused.local_addr().unwrap();
+    drop(unused);
+    let mut config = place.agent(Role::Node, "worker", &listener);
+    config.controllers.insert(0, closed.to_string());
+    config.controllers.insert(0, "unix:/nowhere".into());
+    interruption_ends(&feed::connect(config).unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_stranger_who_breaks_the_protocol_is_turned_away_and_the_others_go_on() {
+    let (place, _owner, mut listener) = controller().await;
+    let identity = Identity::generate().unwrap();
+    let controller = Enrolment::load(place.enrolment()).unwrap().controller();
+    let config = identity::client_config(&identity, &[feed::PROTOCOL], [controller]).unwrap();
+    let ping = encode(&ToController::Ping).unwrap();
+    let huge = (64 * 1024u32).to_be_bytes().to_vec();
+    let garbage = vec![0, 0, 0, 4, b'{', b'{', 0xff, 0];
+    let empty = vec![0; 4];
+    for bytes in [ping, huge, garbage, empty] {
+        let stream = TcpStream::connect(listener.address).await.unwrap();
+        let (mut stream, _) = identity::connect(stream, &config, identity::HANDSHAKE_LIMIT).await.unwrap();
+        stream.write_all(&bytes).await.unwrap();
+        stream.flush().await.unwrap();
+        let refusal = before_the_limit(listener.refusals.recv()).await.unwrap();
+        assert_eq!(refusal.name(), "BadGreeting", "{refusal}");
+        let mut answer = Vec::new();
+        let _ = before_the_limit(stream.read_to_end(&mut answer)).await;
+        assert!(matches!(decode(&answer[4..]), Ok(ToAgent::Refused { .. })));
+    }
+    let store = feed::connect(place.agent(Role::Dns, "worker", &listener)).unwrap();
+    interruption_ends(&store).await;
+}
+
+#[tokio::test]
+async fn an_agent_on_a_host_that_is_not_enrolled_says_what_to_copy() {
+    let (place, _owner, listener) = controller().await;
+    let mut config = place.agent(Role::Node, "worker", &listener);
+    config.enrolment = place.path().join("absent.key");
+    let store = feed::connect(config).unwrap();
+    interrupted(&store, |reason| reason.contains("absent.key") && reason.contains("copy it")).await;
+}
