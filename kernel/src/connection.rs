@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use kernel_core::{Backend, Frontend};
+use kernel_core::{Backend, Frontend, Protocol};
 use nix::errno::Errno;
 
 use crate::Error;
@@ -37,11 +37,10 @@ pub(crate) fn forget(socket: &mut Socket, gone: &BTreeSet<(Frontend, Backend)>) 
             let original = find(attributes, ORIGINAL)?;
             let given = read_tuple(original)?;
             let answering = read_tuple(find(attributes, REPLY)?)?;
-            let is_gone = gone.iter().any(|(frontend, backend)| {
-                given.protocol == frontend.protocol.number()
-                    && given.destination == (frontend.address, frontend.port)
-                    && answering.source == (backend.address, backend.port)
-            });
+            let protocol = Protocol::from_number(given.protocol)?;
+            let ((address, port), (to, to_port)) = (given.destination, answering.source);
+            let is_gone =
+                gone.contains(&(Frontend { address, protocol, port }, Backend { address: to, port: to_port }));
             is_gone.then(|| (original.to_vec(), find(attributes, ID).map(<[u8]>::to_vec)))
         });
         for (original, id) in flows.map_err(|error| error.of("list of tracked connections"))? {

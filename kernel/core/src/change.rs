@@ -23,7 +23,8 @@ pub enum Change {
         before: Option<Service>,
         after: Option<Service>,
     },
-    /// Ends the tracked UDP flows of a frontend to a backend that left it: they would go on to it for ever.
+    /// Ends the tracked UDP flows of a frontend to a backend that left it: they would go on to it for ever. With the
+    /// frontend's own address as backend: those that began before anything answered there, and were not translated.
     ForgetFlows {
         frontend: Frontend,
         backend: Backend,

@@ -5,8 +5,8 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use crate::{
-    Change, DeviceName, Element, Frontend, Group, GroupId, Nexthop, NexthopId, Protocol, Route, Service, Sets, State,
-    Target,
+    Backend, Change, DeviceName, Element, Frontend, Group, GroupId, Nexthop, NexthopId, Protocol, Route, Service, Sets,
+    State, Target,
 };
 
 /// The steps that turn `observed` into `wanted`, in an order that is safe at every step. Nothing when they are equal.
@@ -210,7 +210,12 @@ fn service_changes(
             let slots = |service: Option<&Service>| -> BTreeSet<_> {
                 service.map(Service::slots).unwrap_or_default().iter().copied().collect()
             };
-            let gone = slots(before).difference(&slots(after)).copied().collect::<Vec<_>>();
+            let (before, after) = (slots(before), slots(after));
+            let mut gone: Vec<Backend> = before.difference(&after).copied().collect();
+            // Whoever spoke to the address before anything answered there is tracked as speaking to the address itself.
+            if before.is_empty() && !after.is_empty() {
+                gone.push(Backend { address: frontend.address, port: frontend.port });
+            }
             changes.extend(gone.into_iter().map(|backend| Change::ForgetFlows { frontend: *frontend, backend }));
         }
     }

@@ -349,6 +349,32 @@ fn one_changed_service_among_ten_thousand_is_one_change() {
 }
 
 #[test]
+fn udp_flows_are_forgotten_when_an_endpoint_leaves_and_when_the_first_one_comes() {
+    let frontend = Frontend { address: v4(200, 1), protocol: Protocol::Udp, port: 53 };
+    let backend = |last| Backend { address: v4(1, last), port: 5353 };
+    let with = |ends: &[u8]| {
+        let service = Service::new(ends.iter().map(|last| backend(*last)).collect(), Affinity::None).unwrap();
+        State { services: [(frontend, service)].into(), ..State::default() }
+    };
+    let forgotten = |wanted: &State, observed: &State| -> Vec<Backend> {
+        let changes = difference(wanted, observed);
+        changes
+            .iter()
+            .filter_map(|change| match change {
+                Change::ForgetFlows { backend, .. } => Some(*backend),
+                _ => None,
+            })
+            .collect()
+    };
+    let itself = Backend { address: frontend.address, port: frontend.port };
+    assert_eq!(forgotten(&with(&[1]), &State::default()), [itself]);
+    assert_eq!(forgotten(&with(&[1]), &with(&[])), [itself]);
+    assert_eq!(forgotten(&with(&[1, 2]), &with(&[1])), []);
+    assert_eq!(forgotten(&with(&[2, 2]), &with(&[1, 2])), [backend(1)]);
+    assert_eq!(forgotten(&State::default(), &with(&[1])), [backend(1)]);
+}
+
+#[test]
 fn a_table_of_another_shape_is_made_anew_and_filled_again() {
     let wanted = State {
         table: Some(Ruleset::default().table()),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kernel_core::{
     Affinity, Backend, Change, Frontend, HostClients, Protocol, Refusal, Ruleset, Service, Sets, Setting, State,
@@ -222,18 +222,7 @@ sandboxed! {
         let before = wanted(&Ruleset::default(), &[(&one, 8080)], Affinity::None);
         let after = wanted(&Ruleset::default(), &[(&two, 8080)], Affinity::None);
         bring(&mut kernel, &before);
-        let ask_by_one_socket = || {
-            client.run(|| {
-                // One port, so that all is one flow to the host.
-                let socket = UdpSocket::bind("0.0.0.0:5000").unwrap();
-                socket.set_read_timeout(Some(LIMIT)).unwrap();
-                socket.connect((VIP4, 80)).unwrap();
-                socket.send(b"who").unwrap();
-                let mut buffer = [0; 64];
-                let length = socket.recv(&mut buffer).unwrap();
-                Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
-            })
-        };
+        let ask_by_one_socket = || ask_from_one_port(&client);
         assert_eq!(who(&ask_by_one_socket()), "one");
         let changes = difference(&after, &before);
         assert!(changes.iter().any(|change| matches!(change, Change::ForgetFlows { .. })));
@@ -267,6 +256,41 @@ sandboxed! {
             let masqueraded = ask_from(&local, (stranger.address(ipv4), 8080).into(), protocol).unwrap();
             assert!(!masqueraded.contains(&own.to_string()), "others keep their masquerade: {masqueraded}");
         });
+    }
+}
+
+/// Asks by UDP from the same port each time, so that all is one flow to the host.
+fn ask_from_one_port(client: &Pod) -> Result<String, ErrorKind> {
+    client.run(|| {
+        let socket = UdpSocket::bind("0.0.0.0:5000").unwrap();
+        socket.set_read_timeout(Some(LIMIT)).unwrap();
+        socket.connect((VIP4, 80)).unwrap();
+        socket.send(b"who").unwrap();
+        let mut buffer = [0; 64];
+        let length = socket.recv(&mut buffer).map_err(|error| error.kind())?;
+        Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+    })
+}
+
+sandboxed! {
+    fn a_udp_client_that_began_before_its_service_reaches_it() {
+        let (client, one) = (Pod::new(1, 1), Pod::new(1, 2));
+        serve(&one, 8080, "one");
+        let (mut kernel, _folder) = open();
+        // Tracked, and led to where nobody answers.
+        let mut early = wanted(&Ruleset::default(), &[], Affinity::None);
+        early.services.clear();
+        early.sets.clusterset.clear();
+        bring(&mut kernel, &early);
+        Host::new().route("241.0.0.0".parse().unwrap(), 8, one.address(true));
+        client.run(|| UdpSocket::bind("0.0.0.0:5000").unwrap().send_to(b"who", (VIP4, 80)).unwrap());
+        let end = Instant::now() + LIMIT;
+        while !kernel.tracked_sources().contains(&client.address(true)) {
+            assert!(Instant::now() < end, "the datagram never came to the host");
+            thread::sleep(Duration::from_millis(5));
+        }
+        bring(&mut kernel, &wanted(&Ruleset::default(), &[(&one, 8080)], Affinity::None));
+        assert_eq!(who(&ask_from_one_port(&client)), "one");
     }
 }
 
