@@ -1,7 +1,7 @@
 //! Asks this cluster's gateways for health (DESIGN, decision 8), so that a silent cluster leaves answers without
 //! anybody writing an object.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -15,6 +15,9 @@ use tokio_util::sync::CancellationToken;
 /// Between two questions to one gateway. Routing takes a gateway as silent after four of them
 /// ([`routing::gateway_reports::SILENCE`]).
 const INTERVAL: Duration = Duration::from_millis(100);
+
+/// Questions to one gateway that may still be answered: an answer later than this is no news to routing.
+const OPEN: usize = 4;
 
 /// Whom to ask, and as whom.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -40,7 +43,8 @@ pub(crate) struct Prober {
     reports: mpsc::Sender<HealthReport>,
     v4: Option<UdpSocket>,
     v6: Option<UdpSocket>,
-    open: BTreeMap<u16, Open>,
+    /// The latest questions to each gateway, the newest last.
+    open: BTreeMap<u16, VecDeque<Open>>,
     round: usize,
 }
 
@@ -95,7 +99,11 @@ impl Prober {
                 // What cannot be sent is not answered, and silence is what counts.
                 let _ = socket.send_to(&request, **address).await;
             }
-            self.open.insert(*slot, Open { nonce, key: key.clone(), pages: ReplyPages::default() });
+            let open = self.open.entry(*slot).or_default();
+            if open.len() == OPEN {
+                open.pop_front();
+            }
+            open.push_back(Open { nonce, key: key.clone(), pages: ReplyPages::default() });
         }
     }
 
@@ -106,12 +114,19 @@ impl Prober {
     /// Takes a page from whoever proves to have been asked.
     async fn take(&mut self, datagram: &[u8]) {
         let mut report = None;
-        for (slot, open) in &mut self.open {
-            if let Ok(page) = ReplyPage::decode(datagram, &open.key, &open.nonce)
-                && page.slot == *slot
-            {
-                report = open.pages.add(page);
-                break;
+        'slots: for (slot, questions) in &mut self.open {
+            for (index, open) in questions.iter_mut().enumerate().rev() {
+                let Ok(page) = ReplyPage::decode(datagram, &open.key, &open.nonce) else {
+                    continue;
+                };
+                if page.slot == *slot {
+                    report = open.pages.add(page);
+                    if report.is_some() {
+                        // Older answers would be older news.
+                        questions.drain(..=index);
+                    }
+                }
+                break 'slots;
             }
         }
         if let Some(report) = report {

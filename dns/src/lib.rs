@@ -5,7 +5,7 @@
 //! | [`answer`] | a zone and a question in, an answer out: read it first |
 //! | [`query`], [`name`] | read the question by hand |
 //! | [`response`], [`record`] | write the answer within its limit |
-//! | [`zone`], [`service`], [`slice`] | what can be answered, immutable and shared between zones |
+//! | [`zone`], [`service`], [`mod@slice`] | what can be answered, immutable and shared between zones |
 //! | [`catalog`], [`refusal`] | take objects as they come and go, hand out zones, name what was left out |
 //! | [`view`], [`reach`], [`selection`] | add the gateways' reports and the routing policies: which clusters are answered |
 //! | [`explain`] | says why a name is answered as it is |
@@ -41,3 +41,4 @@ pub mod view;
 pub mod zone;
 
 pub use server::{Config, Running, start, start_at};
+pub use tcp::TcpLimits;

@@ -23,10 +23,10 @@ use crate::listeners;
 use crate::name::Origin;
 use crate::surface::{DnsSurface, Shown};
 use crate::tally::Tally;
+use crate::tcp::{self, TcpLimits};
 use crate::udp::Worker;
 use crate::view::View;
 use crate::zone::Zone;
-use crate::{tcp, view};
 
 /// Reports that wait to be taken: each gateway tells ten times a second, and the keeper is never away for long.
 const WAITING_REPORTS: usize = 64;
@@ -44,6 +44,7 @@ pub struct Config {
     pub name_servers: Vec<IpAddr>,
     /// Threads that answer UDP on each address; one a core where absent.
     pub workers: Option<NonZeroUsize>,
+    pub tcp: TcpLimits,
     /// The UDP port on which gateways tell health.
     pub health_port: u16,
 }
@@ -56,6 +57,7 @@ impl Default for Config {
             agent: String::new(),
             name_servers: Vec::new(),
             workers: None,
+            tcp: TcpLimits::default(),
             health_port: names::ports::HEALTH,
         }
     }
@@ -89,7 +91,7 @@ pub async fn start_at(config: Config, store: Store, stop: CancellationToken) -> 
     let name_servers: Vec<IpAddr> =
         if config.name_servers.is_empty() { own.collect() } else { config.name_servers.clone() };
     let zone = Zone::unknown(Origin::new(&config.zone)?, &name_servers, first_serial());
-    let view = view::View::new(zone.clone(), &config.agent, clock::now());
+    let view = View::new(zone.clone(), &config.agent, clock::now());
     let zone = Arc::new(ArcSwap::from_pointee(zone));
     let wake =
         Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).context("making an eventfd")?);
@@ -106,7 +108,7 @@ pub async fn start_at(config: Config, store: Store, stop: CancellationToken) -> 
         }
         let tally = Arc::new(Tally::new(Transport::Tcp));
         tallies.push(Arc::clone(&tally));
-        tasks.spawn(tcp::serve(listener.tcp, Arc::clone(&zone), tally, stop.clone()));
+        tasks.spawn(tcp::serve(listener.tcp, Arc::clone(&zone), tally, config.tcp, stop.clone()));
     }
 
     let shown = Arc::new(ArcSwap::from_pointee(Shown { awaited: view.awaited().collect(), ..Shown::default() }));
@@ -137,8 +139,8 @@ async fn follow(
     tasks.spawn(keeper.run(store, reports, stop.clone()));
 }
 
-/// The clock's seconds: a server that starts again does not go back, for each of its zones takes longer than a second's
-/// worth of serials would.
+/// The clock's seconds, so that a server that starts again does not go back, unless it made more than a zone a second
+/// all the time.
 fn first_serial() -> u32 {
     let seconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
     // Wraps in 2106, as serials may (RFC 1982).

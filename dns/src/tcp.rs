@@ -18,10 +18,22 @@ use crate::clock::Turns;
 use crate::tally::Tally;
 use crate::zone::Zone;
 
-/// Connections at once. Each costs some kilobytes and at most [`IDLE`] without work.
-const MAX_CONNECTIONS: usize = 1024;
-/// A connection without a whole message for this long is closed; RFC 7766, section 6.2.3 asks for a few seconds.
-const IDLE: Duration = Duration::from_secs(10);
+/// What clients over TCP may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpLimits {
+    /// Connections at once on each address; more are closed as they come.
+    pub connections: usize,
+    /// A connection without a whole message for this long is closed.
+    pub idle: Duration,
+}
+
+impl Default for TcpLimits {
+    fn default() -> Self {
+        // Each connection costs some kilobytes; RFC 7766, section 6.2.3 asks for an idle time of a few seconds.
+        Self { connections: 1024, idle: Duration::from_secs(10) }
+    }
+}
+
 /// A client that does not take its answers for this long is gone.
 const STALLED: Duration = Duration::from_secs(5);
 /// Answers are sent once this much is waiting, or when no whole question is left.
@@ -34,10 +46,11 @@ pub(crate) async fn serve(
     listener: TcpListener,
     zone: Arc<ArcSwap<Zone>>,
     tally: Arc<Tally>,
+    limits: TcpLimits,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let room = Arc::new(Semaphore::new(limits.connections));
     let mut turns = Turns::random()?;
     loop {
         let stream = tokio::select! {
@@ -56,8 +69,13 @@ pub(crate) async fn serve(
             continue;
         };
         let seed = u64::from(turns.next()) << 32 | u64::from(turns.next());
-        let connection =
-            Connection { stream, zone: Arc::clone(&zone), tally: Arc::clone(&tally), turns: Turns::new(seed) };
+        let connection = Connection {
+            stream,
+            zone: Arc::clone(&zone),
+            tally: Arc::clone(&tally),
+            turns: Turns::new(seed),
+            idle: limits.idle,
+        };
         let stop = stop.clone();
         tokio::spawn(async move {
             tokio::select! { () = stop.cancelled() => {}, () = connection.run() => {} }
@@ -71,6 +89,7 @@ struct Connection {
     zone: Arc<ArcSwap<Zone>>,
     tally: Arc<Tally>,
     turns: Turns,
+    idle: Duration,
 }
 
 impl Connection {
@@ -81,7 +100,7 @@ impl Connection {
         let mut out = Vec::new();
         loop {
             // The limit is on a whole message: a byte now and then does not keep a connection.
-            let Ok(true) = timeout(IDLE, self.fill(&mut received)).await else {
+            let Ok(true) = timeout(self.idle, self.fill(&mut received)).await else {
                 return;
             };
             let mut taken = 0;

@@ -122,7 +122,7 @@ proptest! {
             Message::from_vec(&out).unwrap()
         };
         let message = ask("any.shop.svc.clusterset.local", record_type);
-        prop_assert_eq!(addresses(&message), expected.clone());
+        prop_assert_eq!(&addresses(&message), &expected);
         prop_assert_eq!(message.answers.len(), expected.len(), "an address stands twice");
 
         for (index, cluster) in CLUSTERS.iter().enumerate() {
