@@ -10,17 +10,14 @@ use api::kubernetes::{EndpointSlice, ObjectMeta, Secret};
 use api::names::{self, mcs};
 use api::time::Instant;
 use api::{ClusterId, ClusterPeer, ClusterRoutingPolicy, LocalCluster, RoutingPolicy, ServiceImport, TunnelGateway};
-use routing::{Affected, Cluster, Clusters, GatewayReports, PolicySet, Strangers};
+use routing::{Cluster, Clusters, GatewayReports, Strangers};
 use store::Event;
 
 use crate::catalog::Catalog;
 use crate::reach::{Measured, Reach};
 use crate::refusal::RefusalLog;
-use crate::selection::{Selection, select};
+use crate::selection::Selections;
 use crate::zone::Zone;
-
-/// Namespace and name.
-type ServiceName = (String, String);
 
 /// One change of the world.
 #[derive(Clone, Debug)]
@@ -68,13 +65,7 @@ pub struct View {
     /// What was known when the last gateway fell silent. A DNS server cut off from its gateways knows nothing new.
     last_known: Option<ClusterHealths>,
     key: Option<AgentKey>,
-    policies: PolicySet,
-    policy_names: BTreeSet<ServiceName>,
-    cluster_policy_names: BTreeSet<String>,
-    /// Headless services that a policy selects for.
-    selections: BTreeMap<ServiceName, Selection>,
-    touched: BTreeSet<ServiceName>,
-    touched_policies: Vec<Affected>,
+    selections: Selections,
     awaited: BTreeSet<&'static str>,
 }
 
@@ -94,12 +85,7 @@ impl View {
             reports: GatewayReports::default(),
             last_known: None,
             key: None,
-            policies: PolicySet::default(),
-            policy_names: BTreeSet::new(),
-            cluster_policy_names: BTreeSet::new(),
-            selections: BTreeMap::new(),
-            touched: BTreeSet::new(),
-            touched_policies: Vec::new(),
+            selections: Selections::default(),
             awaited: AWAITED.into(),
         }
     }
@@ -112,8 +98,8 @@ impl View {
             Change::Local(event) => self.apply_local(event),
             Change::Peer(event) => self.apply_peer(event),
             Change::Gateway(event) => self.apply_gateway(event, now),
-            Change::Policy(event) => self.apply_policy(event),
-            Change::ClusterPolicy(event) => self.apply_cluster_policy(event),
+            Change::Policy(event) => self.selections.apply(event),
+            Change::ClusterPolicy(event) => self.selections.apply_cluster_wide(event),
             Change::Secret(event) => self.apply_secret(event),
         }
         if self.awaited.is_empty() {
@@ -124,18 +110,18 @@ impl View {
     fn apply_import(&mut self, event: Event<ServiceImport>) {
         match event {
             Event::Reset(imports) => {
-                self.touched.extend(imports.iter().map(|import| object_name(&import.metadata)));
+                imports.iter().for_each(|import| self.selections.touch(object_name(&import.metadata)));
                 self.catalog.reset_imports(&imports);
                 self.awaited.remove(AWAITED[0]);
             }
             Event::Applied(import) => {
-                self.touched.insert(object_name(&import.metadata));
+                self.selections.touch(object_name(&import.metadata));
                 self.catalog.set_import(&import);
             }
             Event::Deleted(import) => {
                 let (namespace, name) = object_name(&import.metadata);
                 self.catalog.remove_import(&namespace, &name);
-                self.touched.insert((namespace, name));
+                self.selections.touch((namespace, name));
             }
         }
     }
@@ -147,18 +133,18 @@ impl View {
         };
         match event {
             Event::Reset(slices) => {
-                self.touched.extend(slices.iter().filter_map(service));
+                slices.iter().filter_map(service).for_each(|name| self.selections.touch(name));
                 // A service that lost its slices while nobody was watching is asked about as well.
-                self.touched.extend(self.selections.keys().cloned());
+                self.selections.touch_selected();
                 self.catalog.reset_slices(&slices);
                 self.awaited.remove(AWAITED[1]);
             }
             Event::Applied(slice) => {
-                self.touched.extend(service(&slice));
+                service(&slice).into_iter().for_each(|name| self.selections.touch(name));
                 self.catalog.set_slice(&slice);
             }
             Event::Deleted(slice) => {
-                self.touched.extend(service(&slice));
+                service(&slice).into_iter().for_each(|name| self.selections.touch(name));
                 let (namespace, name) = object_name(&slice.metadata);
                 self.catalog.remove_slice(&namespace, &name);
             }
@@ -234,55 +220,6 @@ impl View {
         self.reports.forget(slot, now);
     }
 
-    fn apply_policy(&mut self, event: Event<RoutingPolicy>) {
-        match event {
-            Event::Reset(all) => {
-                let listed: BTreeSet<ServiceName> = all.iter().map(|policy| object_name(&policy.metadata)).collect();
-                let gone: Vec<ServiceName> = self.policy_names.difference(&listed).cloned().collect();
-                gone.iter().for_each(|(namespace, name)| self.remove_policy(namespace, name));
-                all.iter().for_each(|policy| self.set_policy(policy));
-            }
-            Event::Applied(policy) => self.set_policy(&policy),
-            Event::Deleted(policy) => {
-                let (namespace, name) = object_name(&policy.metadata);
-                self.remove_policy(&namespace, &name);
-            }
-        }
-    }
-
-    fn set_policy(&mut self, policy: &RoutingPolicy) {
-        self.policy_names.insert(object_name(&policy.metadata));
-        self.touched_policies.push(self.policies.apply(policy));
-    }
-
-    fn remove_policy(&mut self, namespace: &str, name: &str) {
-        self.policy_names.remove(&(namespace.to_owned(), name.to_owned()));
-        self.touched_policies.push(self.policies.delete(namespace, name));
-    }
-
-    fn apply_cluster_policy(&mut self, event: Event<ClusterRoutingPolicy>) {
-        match event {
-            Event::Reset(all) => {
-                let listed: BTreeSet<String> = all.iter().map(|policy| object_name(&policy.metadata).1).collect();
-                let gone: Vec<String> = self.cluster_policy_names.difference(&listed).cloned().collect();
-                gone.iter().for_each(|name| self.remove_cluster_policy(name));
-                all.iter().for_each(|policy| self.set_cluster_policy(policy));
-            }
-            Event::Applied(policy) => self.set_cluster_policy(&policy),
-            Event::Deleted(policy) => self.remove_cluster_policy(&object_name(&policy.metadata).1),
-        }
-    }
-
-    fn set_cluster_policy(&mut self, policy: &ClusterRoutingPolicy) {
-        self.cluster_policy_names.insert(object_name(&policy.metadata).1);
-        self.touched_policies.push(self.policies.apply_cluster_wide(policy));
-    }
-
-    fn remove_cluster_policy(&mut self, name: &str) {
-        self.cluster_policy_names.remove(name);
-        self.touched_policies.push(self.policies.delete_cluster_wide(name));
-    }
-
     fn apply_secret(&mut self, event: Event<Secret>) {
         let wanted = names::agent_secret(&self.agent);
         let is_ours = |secret: &Secret| {
@@ -327,10 +264,7 @@ impl View {
         }
         let clusters = self.clusters();
         let changed = self.catalog.set_reach(self.reach(clusters.as_ref(), now));
-        let again = self.selections.iter().filter(|(_, selection)| changed || selection.follows_round_trips);
-        let again: Vec<ServiceName> = again.map(|(name, _)| name.clone()).collect();
-        self.touched.extend(again);
-        self.select_headless(clusters.as_ref(), now);
+        self.select_headless(clusters, changed, now);
         self.catalog.publish()
     }
 
@@ -371,38 +305,16 @@ impl View {
         Reach::measured(measured)
     }
 
-    fn select_headless(&mut self, clusters: Option<&Clusters>, now: Instant) {
-        let mut asked = std::mem::take(&mut self.touched);
-        let affected = std::mem::take(&mut self.touched_policies);
-        if !affected.is_empty() {
-            let speaks = |name: &ServiceName| affected.iter().any(|one| one.contains(&name.0, &name.1));
-            asked.extend(self.catalog.headless_services().filter(speaks));
-        }
-        if self.policy_names.is_empty() && self.cluster_policy_names.is_empty() && self.selections.is_empty() {
-            return;
-        }
-        let everybody;
-        let clusters = match (clusters, &self.local) {
-            (Some(clusters), _) => clusters,
-            // Nobody measures, so whoever is in the slices is as good as reachable.
-            (None, Some(local)) => {
-                let mut trusting = Clusters::new(local.spec.cluster_id.clone(), self.started);
-                trusting.strangers = Strangers::Trusted;
-                everybody = trusting;
-                &everybody
-            }
-            (None, None) => return,
+    /// Asks the policies about headless services that something changed for.
+    fn select_headless(&mut self, clusters: Option<Clusters>, reach_changed: bool, now: Instant) {
+        // Where nobody measures, whoever is in the slices is as good as reachable.
+        let trusting = |local: &LocalCluster| {
+            let mut clusters = Clusters::new(local.spec.cluster_id.clone(), self.started);
+            clusters.strangers = Strangers::Trusted;
+            clusters
         };
-        for name in asked {
-            let before = self.selections.remove(&name).unwrap_or_default();
-            let Some(service) = self.catalog.service(&name.0, &name.1) else {
-                continue;
-            };
-            let selection = select(service, clusters, &self.policies, &before, now);
-            self.catalog.select(&name.0, &name.1, selection.clusters.clone());
-            if selection.clusters.is_some() {
-                self.selections.insert(name, selection);
-            }
+        if let Some(clusters) = clusters.or_else(|| self.local.as_ref().map(trusting)) {
+            self.selections.renew(&mut self.catalog, &clusters, reach_changed, now);
         }
     }
 
@@ -478,6 +390,6 @@ fn newest_key(secret: &Secret) -> Option<AgentKey> {
     texts.filter_map(AgentKey::from_text).max_by_key(|key| key.id)
 }
 
-fn object_name(meta: &ObjectMeta) -> ServiceName {
+fn object_name(meta: &ObjectMeta) -> (String, String) {
     (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
 }
