@@ -98,7 +98,8 @@ fn what_cannot_be_an_endpoint_is_left_out() {
     let mut index = ExportIndex::default();
     index.apply_export(&export("web"));
     let mut odd = slice("web-1", "web", &["not an address", "10.1.0.5"]);
-    odd.ports = serde_json::from_value(json!([{"port": 70000, "protocol": "TCP"}, {"port": 80, "protocol": "QUIC"}, {}]))
-        .unwrap();
+    odd.ports =
+        serde_json::from_value(json!([{"port": 70000, "protocol": "TCP"}, {"port": 80, "protocol": "QUIC"}, {}]))
+            .unwrap();
     assert_eq!(index.apply_slice(&odd), []);
 }

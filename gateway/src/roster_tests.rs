@@ -70,7 +70,8 @@ fn each_lane_listens_where_its_record_says_or_at_the_named_port_plus_its_number(
 
 #[test]
 fn what_the_operator_wrote_is_tried_for_the_first_gateway() {
-    let roster = roster_with(|_, spec| spec["endpoints"] = json!(["198.51.100.7:51820", "[2001:db8::7]", "birch.example"]));
+    let roster =
+        roster_with(|_, spec| spec["endpoints"] = json!(["198.51.100.7:51820", "[2001:db8::7]", "birch.example"]));
     let gateways = &roster.topology.peers[0].gateways;
     assert_eq!(addresses(&gateways[0].lanes[0]).0, ["198.51.100.7:51820", "[2001:db8::7]:51820"]);
     assert_eq!(addresses(&gateways[1].lanes[0]).0, Vec::<String>::new());

@@ -47,9 +47,14 @@ impl Side {
     }
 
     /// Takes handshake messages and gives what they are answered with.
-    fn answer(&self, messages: &Arena<Sealed>, from: SocketAddr) -> (Arena<Sealed>, Vec<Result<Option<LinkId>, Refusal>>) {
+    fn answer(
+        &self,
+        messages: &Arena<Sealed>,
+        from: SocketAddr,
+    ) -> (Arena<Sealed>, Vec<Result<Option<LinkId>, Refusal>>) {
         let mut replies = arena();
-        let results = messages.iter().map(|(bytes, _)| self.sessions.handshake(bytes, from, &mut replies, NOW)).collect();
+        let results =
+            messages.iter().map(|(bytes, _)| self.sessions.handshake(bytes, from, &mut replies, NOW)).collect();
         (replies, results)
     }
 
@@ -129,8 +134,7 @@ fn without_a_session_nothing_is_sealed_and_nothing_is_kept_for_later() {
     plain.push(&packet(), Outgoing::default()).unwrap();
     let mut sealed = arena();
     let to = other.address;
-    let batch =
-        SealBatch { plain: &plain, chosen: &[0], lane: LaneNumber(0), link: one.link, to, sealed: &mut sealed };
+    let batch = SealBatch { plain: &plain, chosen: &[0], lane: LaneNumber(0), link: one.link, to, sealed: &mut sealed };
     assert_eq!(one.session().seal_batch(batch, NOW), 0);
     assert!(sealed.is_empty());
     shake_hands(&one, &other);

@@ -49,7 +49,8 @@ fn a_batch_of_both_families_arrives_whole_and_says_which_address_was_asked() {
         let about = Sealed { lane, to: if number % 8 < 4 { v4 } else { v6 }, link: None };
         batch.push(&vec![number; 100 + usize::from(number)], about).unwrap();
     }
-    let sent = Sender::new().send(&from, batch.len(), |index| (batch.bytes(index), batch.meta(index).unwrap().to, None));
+    let sent =
+        Sender::new().send(&from, batch.len(), |index| (batch.bytes(index), batch.meta(index).unwrap().to, None));
     assert_eq!(sent, Sent { datagrams: 40, failed: 0 });
     let (mut bytes, asked, oversized) = receive(&to, 40);
     bytes.sort();

@@ -30,6 +30,8 @@ pub(crate) struct End {
     pub(crate) node: Node,
     pub(crate) identity: Identity,
     pub(crate) secrets: Vec<StaticSecret>,
+    /// Of this cluster, for the relay.
+    pub(crate) controllers: Vec<String>,
     process: Option<Process>,
     starts: u32,
     objects: Vec<Value>,
@@ -42,9 +44,17 @@ impl End {
         let identity = Identity::generate()?;
         let number = cluster.number();
         let secrets = (0..lanes).map(|lane| StaticSecret::from([number * 16 + lane as u8 + 1; 32])).collect();
-        let mut end =
-            Self { cluster: cluster.clone(), node, identity, secrets, process: None, starts: 0, objects: Vec::new() };
-        end.objects = vec![end.local_cluster(1420), end.slot_keys(), end.tunnel_gateway()];
+        let mut end = Self {
+            cluster: cluster.clone(),
+            node,
+            identity,
+            secrets,
+            controllers: Vec::new(),
+            process: None,
+            starts: 0,
+            objects: Vec::new(),
+        };
+        end.objects = vec![end.local_cluster(), end.slot_keys(), end.tunnel_gateway()];
         Ok(end)
     }
 
@@ -61,7 +71,7 @@ impl End {
         control_address(&self.identity.public().control_prefix(), 0).context("a control address")
     }
 
-    fn local_cluster(&self, mtu: u16) -> Value {
+    fn local_cluster(&self) -> Value {
         let ranges = self.cluster.ranges();
         json!({
             "apiVersion": "tombolo.dev/v1alpha1", "kind": "LocalCluster", "metadata": {"name": "local"},
@@ -69,7 +79,7 @@ impl End {
                 "clusterId": self.id(), "clusterSetId": "test",
                 "podPrefixes": ranges.pods().both(), "infrastructurePrefixes": ranges.infrastructure().both(),
                 "podReachability": "Open",
-                "gateways": {"port": PORT, "lanes": self.secrets.len(), "slots": 1, "mtu": mtu, "externalAddresses": []},
+                "gateways": {"port": PORT, "lanes": self.secrets.len(), "slots": 1, "mtu": 1420},
             },
             "status": {"identityKey": self.identity.public()},
         })
@@ -94,6 +104,15 @@ impl End {
 
     /// What the other clusters know of this one.
     pub(crate) fn record(&self, endpoints: &[SocketAddr]) -> SignedRecord {
+        self.record_of_protocol(endpoints, 1)
+    }
+
+    /// The record of a WireGuard end that is no gateway of ours.
+    pub(crate) fn plain_record(&self, endpoints: &[SocketAddr]) -> SignedRecord {
+        self.record_of_protocol(endpoints, 0)
+    }
+
+    fn record_of_protocol(&self, endpoints: &[SocketAddr], protocol: u16) -> SignedRecord {
         let lanes = self.public_keys().into_iter().zip(PORT..);
         let ranges = self.cluster.ranges();
         let prefixes = [ranges.pods(), ranges.infrastructure()].into_iter().flat_map(|ranges| ranges.both());
@@ -111,7 +130,7 @@ impl End {
             }],
             prefixes: prefixes.map(api::Prefix::truncating).collect(),
             labels: Default::default(),
-            protocol: (1, 1),
+            protocol: (protocol, protocol),
             state: MemberState::Active,
         })
     }
@@ -139,15 +158,40 @@ impl End {
         Ok(())
     }
 
-    pub(crate) fn set_mtu(&mut self, mtu: u16) -> Result<()> {
-        self.put(self.local_cluster(mtu))
-    }
-
     /// Lets nothing in but what is exported.
     pub(crate) fn close(&mut self) -> Result<()> {
-        let mut object = self.local_cluster(1420);
+        let mut object = self.local_cluster();
         object["spec"]["podReachability"] = json!("Exported");
         self.put(object)
+    }
+
+    /// Believes that this range is its own as well.
+    pub(crate) fn claim_prefix(&mut self, prefix: &str) -> Result<()> {
+        let mut object = self.local_cluster();
+        object["spec"]["podPrefixes"].as_array_mut().context("a list")?.push(json!(prefix));
+        self.put(object)
+    }
+
+    pub(crate) fn block(&mut self, peer: &str) -> Result<()> {
+        let known =
+            self.objects.iter().find(|known| known["kind"] == "ClusterPeer" && known["metadata"]["name"] == peer);
+        let mut object = known.context("no such peer")?.clone();
+        object["spec"]["state"] = json!("Blocked");
+        self.put(object)
+    }
+
+    pub(crate) fn remove(&mut self, object: &Value) -> Result<()> {
+        let (kind, meta) = (&object["kind"], &object["metadata"]);
+        self.objects.retain(|known| known["kind"] != *kind || known["metadata"]["name"] != meta["name"]);
+        self.request(&json!({"remove": {"kind": kind, "namespace": meta["namespace"], "name": meta["name"]}}))?;
+        Ok(())
+    }
+
+    /// Lets it leave in good order.
+    pub(crate) fn stop(&mut self) -> Result<()> {
+        self.request(&json!({"stop": true}))?;
+        self.process = None;
+        Ok(())
     }
 
     /// Starts the process and waits until it forwards.
@@ -157,7 +201,7 @@ impl End {
         std::fs::create_dir_all(&folder)?;
         let mut command = Command::new(program()?);
         // The node sees its run folder as /run.
-        command.args(["/run/gateway/socket", "/run/gateway/state", self.node.node_name()]);
+        command.args(["/run/gateway/socket", "/run/gateway/state", self.node.node_name()]).args(&self.controllers);
         let process = self.node.start(&format!("gateway-{}", self.starts), command)?;
         process.wait_for_line("gateway_alone listens", LIMIT)?;
         self.process = Some(process);
@@ -180,6 +224,17 @@ impl End {
 
     /// Sends what is for other clusters into the tunnel, as the node agent does.
     pub(crate) fn route_to(&self, others: &[&Cluster]) -> Result<()> {
+        self.route_over("tombolo0", others)
+    }
+
+    /// Sends packets for one address with this source into the tunnel.
+    pub(crate) fn route_from(&self, source: std::net::Ipv4Addr, target: std::net::Ipv4Addr) -> Result<()> {
+        self.node.links("routing from a foreign address", async |links| {
+            links.replace_route(Ipv4Route::from_addr(target, 32).dev("tombolo0").prefsrc(source)).await
+        })
+    }
+
+    pub(crate) fn route_over(&self, device: &str, others: &[&Cluster]) -> Result<()> {
         let host = &self.node;
         let own = host.infrastructure();
         for other in others {
@@ -187,9 +242,9 @@ impl End {
             for range in [ranges.pods(), ranges.infrastructure()] {
                 host.links("routing into the tunnel", async |links| {
                     let v4 = Ipv4Route::from_addr(range.v4.network(), range.v4.prefix_len());
-                    links.replace_route(v4.dev("tombolo0").prefsrc(own.v4)).await?;
+                    links.replace_route(v4.dev(device).prefsrc(own.v4)).await?;
                     let v6 = Ipv6Route::from_addr(range.v6.network(), range.v6.prefix_len());
-                    links.replace_route(v6.dev("tombolo0").prefsrc(own.v6)).await
+                    links.replace_route(v6.dev(device).prefsrc(own.v6)).await
                 })?;
             }
         }
@@ -266,6 +321,7 @@ fn program() -> Result<PathBuf> {
     Ok(program)
 }
 
-fn base64(bytes: &[u8]) -> String {
-    TunnelKey(bytes.try_into().expect("32 bytes")).to_string()
+/// As a Secret holds bytes.
+pub(crate) fn base64(bytes: &[u8]) -> String {
+    base64::Engine::encode(&base64::engine::general_purpose::STANDARD, bytes)
 }
