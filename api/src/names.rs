@@ -39,6 +39,10 @@ pub const AGENT_READY: &str = "tombolo.dev/agent-ready";
 /// not flip winners.
 pub const FIRST_EXPORTED: &str = "tombolo.dev/first-exported";
 
+/// On an EndpointSlice of a plain host: how the endpoints' node finds out whether they are ready: `tcp`, `tcp:8080`,
+/// `http:/healthz` or `http:8080/healthz`. Without a port it is the slice's first.
+pub const CHECK: &str = "tombolo.dev/check";
+
 /// Why the manager is on an object that Tombolo made.
 pub const FIELD_MANAGER: &str = "tombolo";
 
@@ -60,6 +64,11 @@ pub const PROBE_MASTER_SECRET: &str = "probe-master";
 pub fn agent_secret(agent: &str) -> alloc::string::String {
     alloc::format!("agent-{agent}")
 }
+
+/// The entry of [`agent_secret`] that holds the key, as [`AgentKey::to_text`](crate::health::message::AgentKey::to_text) writes it.
+pub const AGENT_KEY_DATA: &str = "key";
+/// The Lease of the controller replica that writes (DESIGN, decision 12).
+pub const CONTROLLER_LEASE: &str = "controller";
 
 /// Ports, all changeable by flag or by [`LocalCluster`](crate::LocalCluster).
 pub mod ports {
