@@ -1,1 +1,166 @@
-//! The controller part: store and TLS around controller-core.
+//! The controller part: a store, TLS and a disk around `controller-core`.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`owner`] | the one task that owns the engine |
+//! | [`watches`] | the store → the owner |
+//! | [`writer`], [`lease`] | the owner → the store, only while this replica may write |
+//! | [`listener`] | what comes in: agents, peers, ways to peers |
+//! | [`export`], [`import`], [`body`] | the two ends of sync over HTTP/2 |
+//! | [`keys`] | the keys that are handed out |
+//! | [`state_files`] | what is kept on disk |
+//! | [`surface`], [`metrics`] | what the operator sees |
+//!
+//! Connections never touch the engine: they tell and ask its owner ([`shared`]).
+
+mod body;
+mod clock;
+mod export;
+mod import;
+mod keys;
+mod lease;
+mod listener;
+mod metrics;
+mod owner;
+mod shared;
+mod state_files;
+mod surface;
+mod watches;
+mod writer;
+
+use std::net::{Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use api::names::ports;
+use api::surface::Surface;
+use controller_core::Engine;
+use controller_core::validity::Bounds;
+use identity::Identity;
+use store::{Store, feed};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::lease::Leadership;
+use crate::owner::Owner;
+use crate::shared::{Refusals, Roster, Shared, Turns};
+use crate::state_files::StateFiles;
+use crate::surface::ControllerSurface;
+
+/// Where a controller listens and keeps its state.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Agents and gateways connect here.
+    pub listen: SocketAddr,
+    /// The same for gateways on this host, where TCP is not wanted.
+    pub control_socket: Option<PathBuf>,
+    /// The identity, the epoch, what peers said last. Made with mode 0700.
+    pub state: PathBuf,
+    /// Tells replicas apart in the Lease: the same after a restart, another for each replica.
+    pub replica: String,
+    /// How much each peer may say.
+    pub bounds: Bounds,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned());
+        Self {
+            listen: SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), ports::CONTROLLER),
+            control_socket: None,
+            state: PathBuf::from("state"),
+            replica: host.unwrap_or_else(|_| "controller".into()),
+            bounds: Bounds::default(),
+        }
+    }
+}
+
+/// Starts a controller on `store`. It runs until `stop`; the handle then ends with what went wrong, if anything did.
+///
+/// Fails at once when the state cannot be read or the address is taken.
+pub async fn start(
+    config: Config,
+    store: Store,
+    stop: CancellationToken,
+) -> Result<(Arc<dyn Surface>, JoinHandle<Result<()>>)> {
+    let files = StateFiles::open(&config.state)?;
+    let identity = Identity::load_or_create(files.identity_file())?;
+    let membership = files.membership()?;
+    let enrolment = feed::Enrolment::load_or_create(files.enrolment_file(), identity.public())?;
+    tracing::info!(fingerprint = %identity.public().fingerprint(), "the cluster's identity");
+
+    let tcp = listener::bind(config.listen).await?;
+    let unix = config.control_socket.as_deref().map(listener::bind_unix).transpose()?;
+
+    let (inbox, messages) = mpsc::unbounded_channel();
+    let (seen, mut agents_seen) = mpsc::unbounded_channel();
+    let (roster_out, roster) = watch::channel(Arc::new(Roster::new()));
+    let engine = Engine::new(
+        identity.public(),
+        membership.epoch.clone(),
+        owner::last_record(&membership),
+        config.bounds,
+        clock::now(),
+    );
+    let shared = Arc::new(Shared {
+        identity,
+        epoch: membership.epoch.clone(),
+        bounds: config.bounds,
+        inbox: inbox.clone(),
+        roster,
+        feed: feed::Server::new(store.clone(), enrolment, seen),
+        refusals: Refusals::default(),
+        turns: Turns::default(),
+        stop: stop.clone(),
+    });
+    let surface = Arc::new(ControllerSurface::new());
+    let leadership = Leadership::default();
+    let owner = Owner::new(
+        engine,
+        files,
+        membership,
+        store.clone(),
+        leadership.clone(),
+        shared.clone(),
+        surface.clone(),
+        roster_out,
+    );
+
+    let work = tokio::spawn(async move {
+        let watches = watches::follow_all(&store, &shared);
+        let agents = tokio::spawn(async move {
+            while let Some(seen) = agents_seen.recv().await {
+                if inbox.send(shared::Message::AgentSeen(seen)).is_err() {
+                    return;
+                }
+            }
+        });
+        let lease = tokio::spawn(lease::hold(store, config.replica, leadership, stop.clone()));
+        let listening = tokio::spawn(listener::listen(tcp, unix, shared));
+        let owned = tokio::spawn(owner.run(messages));
+        // Whatever ends first, by plan or not, ends all of it: half a controller is worse than none.
+        let (mut listening, mut owned) = (listening, owned);
+        let ended: Result<()> = tokio::select! {
+            result = &mut listening => result.context("the listener broke").and_then(|result| result),
+            result = &mut owned => result.context("the owner of the state broke").and_then(|result| result),
+        };
+        stop.cancel();
+        agents.abort();
+        let rest: Result<()> = async {
+            if !listening.is_finished() {
+                listening.await??;
+            }
+            if !owned.is_finished() {
+                owned.await??;
+            }
+            lease.await?;
+            Ok(())
+        }
+        .await;
+        drop(watches);
+        ended.and(rest)
+    });
+    Ok((surface, work))
+}

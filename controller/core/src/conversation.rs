@@ -192,6 +192,12 @@ impl ExportSide {
         self.waiting.push_back(batch);
     }
 
+    /// Batches may have been missed: what the peer has is found out anew.
+    pub fn missed(&mut self) {
+        self.needs_resumption = self.version.is_some();
+        self.waiting.clear();
+    }
+
     /// Records to pass on, or our own when it changed.
     pub fn pass_on(&mut self, records: impl IntoIterator<Item = SignedRecord>) {
         self.records.extend(records);

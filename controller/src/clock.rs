@@ -1,0 +1,21 @@
+//! The two clocks of this machine, as the numbers thinking code takes.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use api::time::{Instant, WallTime};
+use nix::time::{ClockId, clock_gettime};
+
+/// The clock that never goes back and counts through suspend: a lease that ran out during sleep has run out.
+pub(crate) fn now() -> Instant {
+    match clock_gettime(ClockId::CLOCK_BOOTTIME) {
+        Ok(time) => Instant::from_micros(u64::try_from(Duration::from(time).as_micros()).unwrap_or(u64::MAX)),
+        // Linux has had this clock since 2.6.39. Without any clock nothing here can be right.
+        Err(error) => unreachable!("CLOCK_BOOTTIME cannot be read: {error}"),
+    }
+}
+
+/// The clock on the wall, which may jump either way. Zero before 1970.
+pub(crate) fn wall() -> WallTime {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    WallTime::from_millis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
+}

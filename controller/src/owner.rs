@@ -1,0 +1,396 @@
+//! The one task that owns the engine: takes in what is seen and heard, tells peers what changed, hands out writes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use api::ClusterId;
+use api::cluster_peer::PeerState;
+use api::member_record::SignedRecord;
+use controller_core::Engine;
+use controller_core::conversation::ImportHeard;
+use controller_core::engine::NodeAgent;
+use controller_core::plan::Outcome;
+use store::Store;
+use store::feed::{AgentSeen, Role};
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant as Deadline;
+
+use crate::lease::Leadership;
+use crate::shared::{ExportStart, ImportStart, Message, Roster, Shared, Told};
+use crate::state_files::{Membership, StateFiles};
+use crate::surface::{AgentState, ControllerSurface};
+use crate::writer::{Done, Writer};
+use crate::{clock, keys};
+
+/// How often silence, graces and retries are looked at.
+const TICK: Duration = Duration::from_millis(200);
+/// Messages taken before what follows from them is done: a burst becomes one batch.
+const AT_ONCE: usize = 1_024;
+/// How long what a peer said may wait to be kept on disk. A kill loses no more, and the peer says it again.
+const KEEP_WITHIN: Duration = Duration::from_secs(1);
+/// Batches a conversation may be behind before it asks anew.
+const TOLD: usize = 1_024;
+/// How long after a failure keys are made again.
+const KEYS_RETRY: Duration = Duration::from_secs(1);
+
+pub(crate) struct Owner {
+    pub(crate) engine: Engine,
+    pub(crate) files: StateFiles,
+    pub(crate) membership: Membership,
+    pub(crate) store: Store,
+    pub(crate) writer: Writer,
+    pub(crate) leadership: Leadership,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) surface: Arc<ControllerSurface>,
+    pub(crate) roster: watch::Sender<Arc<Roster>>,
+    told: broadcast::Sender<Told>,
+    agents: BTreeMap<(Role, String), AgentState>,
+    /// When what each peer said is to be kept on disk.
+    unsaved: BTreeMap<ClusterId, Deadline>,
+    saving: JoinSet<(ClusterId, Result<()>)>,
+    being_saved: BTreeSet<ClusterId>,
+    keys_for: Option<(u16, u16, bool)>,
+    keys_retry: Option<Deadline>,
+    led: bool,
+}
+
+impl Owner {
+    #[expect(clippy::too_many_arguments, reason = "everything the one owner owns, handed over once")]
+    pub(crate) fn new(
+        engine: Engine,
+        files: StateFiles,
+        membership: Membership,
+        store: Store,
+        leadership: Leadership,
+        shared: Arc<Shared>,
+        surface: Arc<ControllerSurface>,
+        roster: watch::Sender<Arc<Roster>>,
+    ) -> Self {
+        Self {
+            engine,
+            files,
+            membership,
+            writer: Writer::new(store.clone(), leadership.clone()),
+            store,
+            leadership,
+            shared,
+            surface,
+            roster,
+            told: broadcast::channel(TOLD).0,
+            agents: BTreeMap::new(),
+            unsaved: BTreeMap::new(),
+            saving: JoinSet::new(),
+            being_saved: BTreeSet::new(),
+            keys_for: None,
+            keys_retry: None,
+            led: false,
+        }
+    }
+
+    /// Runs until the controller stops; then keeps what is not kept yet.
+    pub(crate) async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Message>) -> Result<()> {
+        let (now, wall) = (clock::now(), clock::wall());
+        for (cluster, memory) in self.files.memories() {
+            self.engine.remember(&cluster, memory, now, wall);
+        }
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let stop = self.shared.stop.clone();
+        loop {
+            tokio::select! {
+                message = inbox.recv() => {
+                    let Some(message) = message else { break };
+                    self.take(message);
+                    for _ in 0..AT_ONCE {
+                        let Ok(message) = inbox.try_recv() else { break };
+                        self.take(message);
+                    }
+                }
+                Some(saved) = self.saving.join_next() => self.saved(saved),
+                _ = tick.tick() => self.tick(),
+                () = stop.cancelled() => break,
+            }
+            self.settle();
+        }
+        while let Some(saved) = self.saving.join_next().await {
+            self.saved(saved);
+        }
+        for cluster in std::mem::take(&mut self.unsaved).into_keys() {
+            if let Some(memory) = self.engine.remote().memory(&cluster) {
+                self.files.keep_memory(&cluster, &memory)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, message: Message) {
+        let (now, wall) = (clock::now(), clock::wall());
+        match message {
+            Message::Observed(step) => step(&mut self.engine, now, wall),
+            Message::AgentSeen(seen) => self.agent_seen(seen),
+            Message::Keys { keys, made_for } => match keys {
+                Ok(keys) => self.engine.set_slot_keys(keys),
+                Err(error) => {
+                    tracing::warn!(%error, slots = made_for.0, lanes = made_for.1, "the gateways' keys cannot be made");
+                    self.keys_for = None;
+                    self.keys_retry = Some(Deadline::now() + KEYS_RETRY);
+                }
+            },
+            Message::Finished { subject, done, seconds } => {
+                self.surface.worked(subject.kind(), seconds);
+                let (mut outcomes, mut failed): (Vec<Outcome>, bool) = (Vec::new(), false);
+                for Done { outcome, error } in done {
+                    if let Some((verb, code)) = error {
+                        self.surface.store_error(verb, code);
+                    }
+                    failed |= matches!(outcome, Outcome::Refused { .. });
+                    outcomes.push(outcome);
+                }
+                self.engine.finished(&subject, outcomes, now, wall);
+                if failed && let Some(reason) = self.engine.store_refusals().get(&subject) {
+                    tracing::warn!(?subject, reason, "the store refuses what should be written");
+                }
+            }
+            Message::Record { from, signed } => self.engine.hear_record(&from, signed, now, wall),
+            Message::Resume { peer, token, reply } => {
+                let start =
+                    self.engine.own_record().filter(|_| self.engine.is_known()).cloned().map(|record| ExportStart {
+                        resumption: self.engine.ledger().resume(token.as_ref()),
+                        record,
+                        pass_on: self.engine.records_for(&peer),
+                        told: self.told.subscribe(),
+                    });
+                let _ = reply.send(start);
+            }
+            Message::ImportStart { peer, reply } => {
+                let token = self.engine.remote().token(&peer);
+                let record = self.engine.own_record().cloned();
+                let _ = reply.send(record.map(|record| ImportStart { token, record }));
+            }
+            Message::Heard { peer, heard, reply } => {
+                self.surface.heard(&peer);
+                let go_on = self.heard(&peer, heard);
+                let _ = reply.send(go_on);
+            }
+            Message::ImportEnded { peer, reason } => {
+                self.surface.event(format!("sync {peer}"), "Synced", "Stale", &reason);
+                self.engine.set_synced(&peer, Some(reason), now, wall);
+            }
+        }
+    }
+
+    /// Takes in what a peer said; false when the conversation must begin anew.
+    fn heard(&mut self, peer: &ClusterId, heard: ImportHeard) -> bool {
+        let (now, wall) = (clock::now(), clock::wall());
+        let synced = match heard {
+            ImportHeard::Answered { record, resumed } => {
+                self.engine.hear_record(peer, record, now, wall);
+                resumed
+            }
+            ImportHeard::Snapshot { items, token } => {
+                self.surface.counted(peer, items.len());
+                self.surface.resynced(peer);
+                self.engine.hear_snapshot(peer, items, token, now, wall);
+                self.unsaved.insert(peer.clone(), Deadline::now());
+                true
+            }
+            ImportHeard::Changes { changes, token } => {
+                self.surface.counted(peer, changes.len());
+                self.engine.hear_changes(peer, &changes, token, now, wall);
+                self.unsaved.entry(peer.clone()).or_insert_with(|| Deadline::now() + KEEP_WITHIN);
+                false
+            }
+            ImportHeard::Records(_) | ImportHeard::Alive => false,
+        };
+        if synced {
+            tracing::info!(%peer, "what a peer exports is known as it is now");
+            self.surface.event(format!("sync {peer}"), "Stale", "Synced", "");
+            self.engine.set_synced(peer, None, now, wall);
+        }
+        !self.engine.remote().is_astray(peer)
+    }
+
+    fn agent_seen(&mut self, seen: AgentSeen) {
+        let (now, wall) = (clock::now(), clock::wall());
+        tracing::info!(role = %seen.role, name = seen.name, connected = seen.connected, "an agent came or went");
+        let (before, after) = if seen.connected { ("away", "connected") } else { ("connected", "away") };
+        self.surface.event(format!("agent {} {}", seen.role, seen.name), before, after, "");
+        if seen.role != Role::Operator {
+            let state = AgentState { connected: seen.connected, since: now };
+            self.agents.insert((seen.role, seen.name.clone()), state);
+        }
+        if seen.role == Role::Node {
+            let agent = NodeAgent {
+                connected: seen.connected,
+                since: wall,
+                addresses: seen.addresses.iter().map(ToString::to_string).collect(),
+                pod_prefixes: seen.pod_prefixes.iter().map(ToString::to_string).collect(),
+            };
+            self.engine.observe_agent(&seen.name, agent, now);
+        }
+        if seen.connected && matches!(seen.role, Role::Node | Role::Dns) {
+            let (store, name, stop) = (self.store.clone(), seen.name, self.shared.stop.clone());
+            tokio::spawn(async move {
+                // Until it has its key it can measure nothing.
+                while let Err(error) = keys::agent(&store, &name).await {
+                    tracing::warn!(%error, name, "an agent's key cannot be made");
+                    tokio::select! {
+                        () = tokio::time::sleep(KEYS_RETRY) => {}
+                        () = stop.cancelled() => return,
+                    }
+                }
+            });
+        }
+    }
+
+    fn tick(&mut self) {
+        let now = clock::now();
+        for cluster in self.engine.tick(now) {
+            tracing::warn!(%cluster, "a cluster was silent for so long that it is forgotten");
+            self.files.forget(&cluster);
+        }
+        let leads = self.leadership.may_write();
+        if leads && !self.led {
+            // What an earlier holder left half done shows as a difference.
+            self.engine.mark_all();
+        }
+        self.led = leads;
+        self.surface.refresh(&self.engine, &self.shared, &self.agents, leads);
+    }
+
+    /// What follows from what was taken in.
+    fn settle(&mut self) {
+        let wall = clock::wall();
+        for batch in self.engine.advertise(wall) {
+            // Nobody may be listening.
+            let _ = self.told.send(Told::Batch(batch));
+        }
+        self.settle_keys();
+        self.settle_record();
+        self.settle_roster();
+        if self.leadership.may_write() {
+            if !self.led {
+                self.engine.mark_all();
+                self.led = true;
+            }
+            for (subject, writes) in self.engine.plan(wall) {
+                let (writer, inbox) = (self.writer.clone(), self.shared.inbox.clone());
+                tokio::spawn(async move {
+                    let started = clock::now();
+                    let done = writer.carry_out(writes).await;
+                    let seconds = clock::now().since(started).as_secs_f64();
+                    let _ = inbox.send(Message::Finished { subject, done, seconds });
+                });
+            }
+        }
+        self.save();
+    }
+
+    /// Makes the slots' keys where this replica writes, and reads them where it does not.
+    fn settle_keys(&mut self) {
+        let Some(gateways) =
+            self.engine.local_cluster().map(|local| (local.spec.gateways.slots, local.spec.gateways.lanes))
+        else {
+            return;
+        };
+        let wanted = (gateways.0, gateways.1, self.leadership.may_write());
+        let waiting = self.keys_retry.is_some_and(|retry| retry > Deadline::now());
+        if self.keys_for == Some(wanted) || waiting || !self.engine.is_known() {
+            return;
+        }
+        self.keys_for = Some(wanted);
+        let (store, inbox) = (self.store.clone(), self.shared.inbox.clone());
+        tokio::spawn(async move {
+            let (slots, lanes, make) = wanted;
+            let mut keys = keys::slots(&store, slots, lanes, make).await;
+            if make
+                && keys.is_ok()
+                && let Err(error) = keys::master(&store).await
+            {
+                keys = Err(error);
+            }
+            let _ = inbox.send(Message::Keys { keys, made_for: (slots, lanes) });
+        });
+    }
+
+    /// Signs our record when it says something new. On disk before anybody hears of it: a generation is used once.
+    fn settle_record(&mut self) {
+        let Some(record) = self.engine.unsigned_record() else { return };
+        let signed = self.shared.identity.sign_record(&record);
+        let membership = Membership { record: Some(signed.clone()), ..self.membership.clone() };
+        if let Err(error) = self.files.keep_membership(&membership) {
+            tracing::warn!(%error, "the member record cannot be kept, so it is not published");
+            return;
+        }
+        tracing::info!(generation = record.generation, "the member record is signed");
+        self.membership = membership;
+        let _ = self.told.send(Told::Records(vec![signed.clone()]));
+        self.engine.set_own_record(signed, record);
+    }
+
+    fn settle_roster(&mut self) {
+        let own = self.engine.cluster_id();
+        let active = self.engine.peers().filter(|peer| peer.spec.state != PeerState::Blocked);
+        let fresh: Roster = active
+            .filter_map(|peer| {
+                let id = ClusterId::new(peer.metadata.name.as_deref()?).ok()?;
+                (Some(&id) != own).then(|| (id, peer.spec.identity_keys.clone()))
+            })
+            .collect();
+        self.roster.send_if_modified(|held| {
+            let changed = **held != fresh;
+            if changed {
+                *held = Arc::new(fresh);
+            }
+            changed
+        });
+    }
+
+    /// Keeps on disk what is due, beside the work.
+    fn save(&mut self) {
+        let now = Deadline::now();
+        let due: Vec<ClusterId> = self
+            .unsaved
+            .iter()
+            .filter(|(cluster, at)| **at <= now && !self.being_saved.contains(*cluster))
+            .map(|(cluster, _)| cluster.clone())
+            .collect();
+        for cluster in due {
+            self.unsaved.remove(&cluster);
+            let Some(memory) = self.engine.remote().memory(&cluster) else { continue };
+            self.being_saved.insert(cluster.clone());
+            let files = self.files.clone();
+            self.saving.spawn_blocking(move || {
+                let kept = files.keep_memory(&cluster, &memory);
+                (cluster, kept)
+            });
+        }
+    }
+
+    fn saved(&mut self, saved: Result<(ClusterId, Result<()>), tokio::task::JoinError>) {
+        match saved {
+            Ok((cluster, result)) => {
+                self.being_saved.remove(&cluster);
+                if let Err(error) = result {
+                    tracing::warn!(%cluster, %error, "what a peer said cannot be kept on disk");
+                    self.unsaved.insert(cluster, Deadline::now() + KEEP_WITHIN);
+                }
+            }
+            // A panic while writing a file: the next change is kept again.
+            Err(error) => {
+                tracing::error!(%error, "a state file could not be written");
+                self.being_saved.clear();
+            }
+        }
+    }
+}
+
+/// The record signed last, as the engine wants it.
+pub(crate) fn last_record(membership: &Membership) -> Option<(SignedRecord, api::member_record::MemberRecord)> {
+    let signed = membership.record.clone()?;
+    let record = signed.verify(&[signed.key]).ok()?;
+    Some((signed, record))
+}

@@ -1,0 +1,202 @@
+//! What every connection of the controller has in common: how to reach the owner of the state, who is a peer, and
+//! what was refused.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use api::ClusterId;
+use api::keys::IdentityKey;
+use api::member_record::SignedRecord;
+use api::report::RefusalReport;
+use api::time::Instant;
+use controller_core::conversation::ImportHeard;
+use controller_core::ledger::{Batch, Resumption};
+use controller_core::plan::Subject;
+use controller_core::remote::Token;
+use controller_core::validity::Bounds;
+use controller_core::{Engine, membership::SlotKeys};
+use identity::Identity;
+use store::feed::{self, AgentSeen};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock;
+use crate::keys::KeyError;
+use crate::writer::Done;
+
+/// Refusals that are told apart; what comes after is counted with the others of its reason.
+const MAX_REFUSALS: usize = 1_024;
+
+/// A step of the store, to be taken by the engine.
+pub(crate) type Observation = Box<dyn FnOnce(&mut Engine, Instant, api::time::WallTime) + Send>;
+
+/// What the owner of the state is told and asked.
+pub(crate) enum Message {
+    Observed(Observation),
+    AgentSeen(AgentSeen),
+    Keys {
+        keys: Result<SlotKeys, KeyError>,
+        made_for: (u16, u16),
+    },
+    Finished {
+        subject: Subject,
+        done: Vec<Done>,
+        seconds: f64,
+    },
+    /// A peer's record, from its own mouth or passed on by it.
+    Record {
+        from: ClusterId,
+        signed: SignedRecord,
+    },
+    /// A peer asks what we export, from where on.
+    Resume {
+        peer: ClusterId,
+        token: Option<Token>,
+        reply: oneshot::Sender<Option<ExportStart>>,
+    },
+    /// A conversation with a peer may begin: from where on.
+    ImportStart {
+        reply: oneshot::Sender<Option<ImportStart>>,
+        peer: ClusterId,
+    },
+    /// What was heard; answered with whether the conversation is to go on.
+    Heard {
+        peer: ClusterId,
+        heard: ImportHeard,
+        reply: oneshot::Sender<bool>,
+    },
+    ImportEnded {
+        peer: ClusterId,
+        reason: String,
+    },
+}
+
+/// What the export side needs to begin.
+pub(crate) struct ExportStart {
+    pub(crate) resumption: Resumption,
+    pub(crate) record: SignedRecord,
+    pub(crate) pass_on: Vec<SignedRecord>,
+    /// Everything that changes after `resumption`.
+    pub(crate) told: broadcast::Receiver<Told>,
+}
+
+/// What the import side needs to begin.
+pub(crate) struct ImportStart {
+    pub(crate) token: Option<Token>,
+    pub(crate) record: SignedRecord,
+}
+
+/// What every peer is told.
+#[derive(Clone)]
+pub(crate) enum Told {
+    Batch(Arc<Batch>),
+    Records(Vec<SignedRecord>),
+}
+
+/// The identities each peer is known by. Blocked ones are not in it.
+pub(crate) type Roster = BTreeMap<ClusterId, Vec<IdentityKey>>;
+
+pub(crate) struct Shared {
+    pub(crate) identity: Identity,
+    pub(crate) epoch: String,
+    pub(crate) bounds: Bounds,
+    pub(crate) inbox: mpsc::UnboundedSender<Message>,
+    pub(crate) roster: watch::Receiver<Arc<Roster>>,
+    pub(crate) feed: feed::Server,
+    pub(crate) refusals: Refusals,
+    pub(crate) turns: Turns,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Shared {
+    /// The peer that a key belongs to.
+    pub(crate) fn peer_of(&self, key: &IdentityKey) -> Option<ClusterId> {
+        let roster = self.roster.borrow();
+        roster.iter().find(|(_, keys)| keys.contains(key)).map(|(peer, _)| peer.clone())
+    }
+
+    pub(crate) fn is_peer(&self, peer: &ClusterId) -> bool {
+        self.roster.borrow().contains_key(peer)
+    }
+
+    /// Asks the owner; `None` when it has stopped.
+    pub(crate) async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.inbox.send(message(reply)).ok()?;
+        answer.await.ok()
+    }
+}
+
+/// Whose turn it is to import from a peer: one connection at a time, others wait with theirs open, so that the next
+/// takes over at once when one breaks.
+#[derive(Default)]
+pub(crate) struct Turns {
+    peers: Mutex<BTreeMap<ClusterId, Arc<Turn>>>,
+}
+
+pub(crate) struct Turn {
+    /// One permit: the turn.
+    pub(crate) current: Semaphore,
+    /// Connections open to this peer, the current one among them.
+    pub(crate) open: Semaphore,
+}
+
+/// Import connections to one peer at most: a few gateways, and those that are not known to be dead yet.
+const MAX_IMPORTS: usize = 8;
+
+impl Turns {
+    pub(crate) fn of(&self, peer: &ClusterId) -> Arc<Turn> {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || Arc::new(Turn { current: Semaphore::new(1), open: Semaphore::new(MAX_IMPORTS) });
+        peers.entry(peer.clone()).or_insert_with(new).clone()
+    }
+}
+
+impl Turn {
+    /// Whether another connection waits for its turn.
+    pub(crate) fn somebody_waits(&self) -> bool {
+        self.open.available_permits() + 1 < MAX_IMPORTS
+    }
+}
+
+/// Connections and messages that were refused, by name; bounded.
+#[derive(Default)]
+pub(crate) struct Refusals {
+    counts: Mutex<BTreeMap<(String, String), Refused>>,
+}
+
+struct Refused {
+    count: u64,
+    last: Instant,
+    source: String,
+}
+
+impl Refusals {
+    pub(crate) fn count(&self, reason: &str, peer: &str, source: &str) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut key = (reason.to_owned(), peer.to_owned());
+        if counts.len() >= MAX_REFUSALS && !counts.contains_key(&key) {
+            key.1.clear();
+        }
+        let refused =
+            counts.entry(key).or_insert_with(|| Refused { count: 0, last: clock::now(), source: String::new() });
+        refused.count += 1;
+        refused.last = clock::now();
+        refused.source = source.chars().take(100).collect();
+        tracing::debug!(reason, peer, source, count = refused.count, "refused");
+    }
+
+    pub(crate) fn report(&self) -> Vec<RefusalReport> {
+        let now = clock::now();
+        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let report = |((reason, peer), refused): (&(String, String), &Refused)| RefusalReport {
+            reason: reason.clone(),
+            peer: peer.clone(),
+            source: refused.source.clone(),
+            count: refused.count,
+            age: now.since(refused.last).as_secs_f64(),
+            ..RefusalReport::default()
+        };
+        counts.iter().map(report).collect()
+    }
+}

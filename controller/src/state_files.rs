@@ -1,0 +1,168 @@
+//! What the controller keeps on its own disk, so that it starts from what it knew (decision 4).
+//!
+//! | file in the state folder | holds |
+//! |---|---|
+//! | `identity.key` | the cluster's identity (crate `identity`) |
+//! | `agents.key` | what enrols agents (`store::feed`) |
+//! | `membership.json` | this installation's epoch, and the member record signed last |
+//! | `peers/<cluster>.json` | what a peer advertised last, with the token to resume by |
+//!
+//! Every file is written beside, synced and renamed, so a kill at any moment leaves the old or the new one.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use api::ClusterId;
+use api::member_record::SignedRecord;
+use controller_core::remote::Memory;
+use serde::{Deserialize, Serialize};
+
+/// The largest file that is read: the bytes one peer may say, as JSON with keys and room to spare.
+const MAX_FILE_BYTES: u64 = 256 << 20;
+
+/// Bytes of randomness in an epoch: two installations never have the same.
+const EPOCH_BYTES: usize = 16;
+
+/// Which installation this is, and what it signed last.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Membership {
+    /// The file's form; 1.
+    pub(crate) version: u16,
+    /// Random, once (decision 15).
+    pub(crate) epoch: String,
+    #[serde(default)]
+    pub(crate) record: Option<SignedRecord>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct StateFiles {
+    folder: PathBuf,
+}
+
+impl StateFiles {
+    /// Makes the folder, readable by its owner alone, when it is not there.
+    pub(crate) fn open(folder: &Path) -> Result<Self> {
+        for folder in [folder.to_path_buf(), folder.join("peers")] {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&folder)
+                .with_context(|| format!("cannot make the state folder {}", folder.display()))?;
+        }
+        Ok(Self { folder: folder.to_path_buf() })
+    }
+
+    pub(crate) fn identity_file(&self) -> PathBuf {
+        self.folder.join("identity.key")
+    }
+    pub(crate) fn enrolment_file(&self) -> PathBuf {
+        self.folder.join("agents.key")
+    }
+
+    /// The membership; a new epoch where there is none. A file that cannot be read stops the start: going on with a
+    /// new epoch would look like a rebuilt cluster to every peer.
+    pub(crate) fn membership(&self) -> Result<Membership> {
+        let path = self.folder.join("membership.json");
+        if let Some(bytes) = read(&path)? {
+            return serde_json::from_slice(&bytes).with_context(|| {
+                format!("{} is broken: restore it, or delete it to appear as a rebuilt cluster", path.display())
+            });
+        }
+        let mut random = [0; EPOCH_BYTES];
+        getrandom::fill(&mut random).map_err(|error| anyhow::anyhow!("the kernel gives no random numbers: {error}"))?;
+        let epoch = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let membership = Membership { version: 1, epoch, record: None };
+        self.keep_membership(&membership)?;
+        Ok(membership)
+    }
+
+    pub(crate) fn keep_membership(&self, membership: &Membership) -> Result<()> {
+        write(&self.folder.join("membership.json"), &serde_json::to_vec_pretty(membership)?)
+    }
+
+    /// What every peer said last. A broken file is named and left out: that peer sends everything again.
+    pub(crate) fn memories(&self) -> Vec<(ClusterId, Memory)> {
+        let mut found = Vec::new();
+        let Ok(entries) = fs::read_dir(self.folder.join("peers")) else { return found };
+        for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+            let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".json"));
+            let Some(cluster) = name.and_then(|name| ClusterId::new(name).ok()) else { continue };
+            let memory =
+                read(&path).and_then(|bytes| Ok(serde_json::from_slice::<Memory>(&bytes.unwrap_or_default())?));
+            match memory {
+                Ok(memory) if memory.version == 1 => found.push((cluster, memory)),
+                Ok(memory) => {
+                    tracing::warn!(%cluster, version = memory.version, "what was kept of a peer is of another version")
+                }
+                Err(error) => {
+                    tracing::warn!(%cluster, %error, "what was kept of a peer cannot be read: it will send everything again")
+                }
+            }
+        }
+        found.sort_by(|a, b| a.0.cmp(&b.0));
+        found
+    }
+
+    pub(crate) fn keep_memory(&self, cluster: &ClusterId, memory: &Memory) -> Result<()> {
+        write(&self.folder.join("peers").join(format!("{cluster}.json")), &serde_json::to_vec(memory)?)
+    }
+
+    pub(crate) fn forget(&self, cluster: &ClusterId) {
+        // Absent is as good as deleted; what stays is read again at the next start and judged by the peers of then.
+        let _ = fs::remove_file(self.folder.join("peers").join(format!("{cluster}.json")));
+    }
+}
+
+fn read(path: &Path) -> Result<Option<Vec<u8>>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    };
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE_BYTES).read_to_end(&mut bytes).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(Some(bytes))
+}
+
+/// Replaces a file in one step; readable by its owner alone.
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let folder = path.parent().context("a state file lies in a folder")?;
+    let beside = path.with_extension("new");
+    let replace = || -> std::io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&beside, path)?;
+        File::open(folder)?.sync_all()
+    };
+    replace().with_context(|| format!("cannot write {}: is the disk full, or the folder not ours?", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_epoch_is_made_once_and_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let epoch = StateFiles::open(folder.path()).unwrap().membership().unwrap().epoch;
+        assert_eq!(epoch.len(), 2 * EPOCH_BYTES);
+        assert_eq!(StateFiles::open(folder.path()).unwrap().membership().unwrap().epoch, epoch);
+    }
+
+    #[test]
+    fn a_broken_membership_stops_the_start_and_a_broken_memory_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = StateFiles::open(folder.path()).unwrap();
+        let birch = ClusterId::new("birch").unwrap();
+        files.keep_memory(&birch, &Memory { version: 1, ..Memory::default() }).unwrap();
+        fs::write(folder.path().join("peers/cedar.json"), b"{").unwrap();
+        assert_eq!(files.memories().into_iter().map(|(cluster, _)| cluster).collect::<Vec<_>>(), [birch]);
+        fs::write(folder.path().join("membership.json"), b"{").unwrap();
+        assert!(files.membership().is_err());
+    }
+}

@@ -1,0 +1,288 @@
+//! What the controller shows to its operator: readiness, metrics, `status`, `events`, `refusals`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use api::ClusterId;
+use api::conditions::ServiceReason;
+use api::member_record::SignedRecord;
+use api::names;
+use api::report::{AgentReport, ControllerReport, EventReport, PeerSync, RefusalReport};
+use api::surface::{Readiness, Surface};
+use api::time::Instant;
+use controller_core::Engine;
+use serde_json::Value;
+use store::feed::Role;
+
+use crate::clock;
+use crate::metrics::{Counted, Gauges, Metrics};
+use crate::shared::Shared;
+
+/// Transitions that are kept in memory: `events` shows no more.
+const MAX_EVENTS: usize = 1_000;
+/// How often the whole picture is drawn anew; it costs a look at every export.
+const REDRAW: Duration = Duration::from_millis(400);
+/// Unserved services that are listed by name.
+const MAX_UNSERVED: usize = 1_000;
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AgentState {
+    pub(crate) connected: bool,
+    pub(crate) since: Instant,
+}
+
+#[derive(Default)]
+struct Picture {
+    drawn: Option<Instant>,
+    readiness: Vec<String>,
+    report: ControllerReport,
+    gauges: Gauges,
+    refusals: Vec<RefusalReport>,
+    /// When each peer was heard last, and each agent came or went: ages are made when somebody asks.
+    heard: BTreeMap<String, Instant>,
+    agents: BTreeMap<(Role, String), AgentState>,
+    events: VecDeque<EventReport>,
+    sequence: u64,
+}
+
+pub(crate) struct ControllerSurface {
+    picture: Mutex<Picture>,
+    metrics: Metrics,
+}
+
+impl ControllerSurface {
+    pub(crate) fn new() -> Self {
+        let picture = Picture { readiness: vec!["first state from the store".into()], ..Picture::default() };
+        Self { picture: Mutex::new(picture), metrics: Metrics::default() }
+    }
+
+    fn picture(&self) -> MutexGuard<'_, Picture> {
+        // The picture is whole at every moment.
+        self.picture.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn worked(&self, kind: &'static str, seconds: f64) {
+        self.metrics.worked(kind, seconds);
+    }
+    pub(crate) fn store_error(&self, verb: &'static str, code: &'static str) {
+        self.metrics.count(Counted::StoreErrors { verb, code }, 1);
+    }
+    pub(crate) fn counted(&self, peer: &ClusterId, objects: usize) {
+        self.metrics.count(Counted::SyncObjects { peer: peer.to_string() }, objects as u64);
+    }
+    pub(crate) fn resynced(&self, peer: &ClusterId) {
+        self.metrics.count(Counted::Resyncs { peer: peer.to_string() }, 1);
+    }
+    pub(crate) fn heard(&self, peer: &ClusterId) {
+        self.picture().heard.insert(peer.to_string(), clock::now());
+    }
+
+    /// A transition, for `events`.
+    pub(crate) fn event(&self, subject: String, before: &str, after: &str, reason: &str) {
+        let mut picture = self.picture();
+        picture.sequence += 1;
+        let event = EventReport {
+            sequence: picture.sequence,
+            at: clock::wall().as_millis(),
+            subject,
+            before: before.into(),
+            after: after.into(),
+            reason: reason.into(),
+            cause: None,
+        };
+        if picture.events.len() >= MAX_EVENTS {
+            picture.events.pop_front();
+        }
+        picture.events.push_back(event);
+    }
+
+    /// Draws the picture anew, not too often.
+    pub(crate) fn refresh(
+        &self,
+        engine: &Engine,
+        shared: &Shared,
+        agents: &BTreeMap<(Role, String), AgentState>,
+        leads: bool,
+    ) {
+        let now = clock::now();
+        let mut picture = self.picture();
+        if picture.drawn.is_some_and(|drawn| now.since(drawn) < REDRAW) {
+            return;
+        }
+        picture.drawn = Some(now);
+        picture.readiness = awaited(engine);
+        picture.report = report(engine, leads);
+        picture.gauges = gauges(engine, leads);
+        picture.refusals = shared.refusals.report();
+        for peer in engine.peers() {
+            let Some(id) = peer.metadata.name.as_deref().and_then(|name| ClusterId::new(name).ok()) else { continue };
+            let examples = engine.remote().refused_examples(&id);
+            for (refusal, count) in engine.remote().refusals(&id) {
+                picture.refusals.push(RefusalReport {
+                    reason: refusal.as_str().into(),
+                    peer: id.to_string(),
+                    destination: examples.get(&refusal).cloned().unwrap_or_default(),
+                    count: count as u64,
+                    ..RefusalReport::default()
+                });
+            }
+        }
+        picture.agents = agents.clone();
+    }
+}
+
+fn awaited(engine: &Engine) -> Vec<String> {
+    let mut awaiting = Vec::new();
+    if !engine.is_known() {
+        awaiting.push("first state from the store".to_owned());
+    } else if engine.local_cluster().is_none() {
+        awaiting.push("LocalCluster 'local': it says what this cluster is".to_owned());
+    } else if engine.own_record().is_none() {
+        awaiting.push("keys of the gateway slots, and the member record".to_owned());
+    }
+    awaiting
+}
+
+fn report(engine: &Engine, leads: bool) -> ControllerReport {
+    let spec = engine.local_cluster().map(|local| &local.spec);
+    let services_out = engine.ledger().current().services();
+    let peers = engine.peers().map(|peer| {
+        let name = peer.metadata.name.clone().unwrap_or_default();
+        let id = ClusterId::new(&name).ok();
+        let id = id.as_ref();
+        let talk = id.and_then(|id| engine.talk(id));
+        let synced = talk.is_some_and(|talk| talk.synced);
+        let status = peer.status.as_ref();
+        let reason = match talk {
+            _ if synced => String::new(),
+            Some(talk) if !talk.ended.is_empty() => talk.ended.clone(),
+            _ => "no gateway has offered a way to it yet".to_owned(),
+        };
+        PeerSync {
+            peer: name,
+            state: format!("{:?}", peer.spec.state),
+            fingerprint: peer.spec.identity_keys.first().map(|key| key.fingerprint()).unwrap_or_default(),
+            record_generation: peer.newest_record().map(|record| record.generation),
+            synced,
+            last_sync_age: None,
+            reason,
+            services_in: id
+                .and_then(|id| engine.remote().usable(id))
+                .map(|usable| usable.services())
+                .unwrap_or_default(),
+            services_out,
+            prefixes: id
+                .and_then(|id| engine.claims(id))
+                .map(|claims| claims.accepted.iter().map(ToString::to_string).collect())
+                .unwrap_or_default(),
+            refused: status.map(|status| status.refused.clone()).unwrap_or_default(),
+        }
+    });
+    ControllerReport {
+        cluster_id: spec.map(|spec| spec.cluster_id.to_string()).unwrap_or_default(),
+        cluster_set_id: spec.map(|spec| spec.cluster_set_id.to_string()).unwrap_or_default(),
+        fingerprint: engine.own_record().map(|SignedRecord { key, .. }| key.fingerprint()).unwrap_or_default(),
+        leader: leads,
+        exports: engine.local().exports().count(),
+        imports: engine.imports().len(),
+        unserved: engine.unserved().iter().take(MAX_UNSERVED).map(ToString::to_string).collect(),
+        peers: peers.collect(),
+        ..ControllerReport::default()
+    }
+}
+
+fn gauges(engine: &Engine, leads: bool) -> Gauges {
+    let mut exports: BTreeMap<&'static str, i64> = BTreeMap::new();
+    for (name, _) in engine.local().exports() {
+        let state = match engine.local().verdict(&name) {
+            Some(verdict) if verdict.valid != ServiceReason::Valid => verdict.valid.as_str(),
+            Some(verdict) => verdict.ready.as_str(),
+            None => ServiceReason::Pending.as_str(),
+        };
+        *exports.entry(state).or_default() += 1;
+    }
+    let mut imports: BTreeMap<String, i64> = BTreeMap::new();
+    for import in engine.imports().values() {
+        let conditions = import.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+        let ready = conditions.iter().find(|condition| condition.type_ == "Ready");
+        let state = ready.map_or_else(|| ServiceReason::Pending.to_string(), |condition| condition.reason.clone());
+        *imports.entry(state).or_default() += 1;
+    }
+    let peers = engine.peers().filter_map(|peer| {
+        let id = ClusterId::new(peer.metadata.name.as_deref()?).ok()?;
+        let synced = engine.talk(&id).is_some_and(|talk| talk.synced);
+        let heard = engine.remote().last_heard(&id);
+        Some((id.to_string(), format!("{:?}", peer.spec.state), synced, heard))
+    });
+    let gateways = engine.gateways().map(|gateway| {
+        let conditions = gateway.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+        let ready = conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
+        (names::slot_gateway(gateway.spec.slot), ready)
+    });
+    let refusals = engine.peers().filter_map(|peer| {
+        let id = ClusterId::new(peer.metadata.name.as_deref()?).ok()?;
+        Some((id.to_string(), engine.remote().refusals(&id)))
+    });
+    Gauges {
+        local_cluster: engine.cluster_id().map(ToString::to_string).unwrap_or_default(),
+        leader: leads,
+        exports,
+        imports,
+        unserved: engine.unserved().iter().take(MAX_UNSERVED).cloned().collect(),
+        peers: peers.collect(),
+        gateways: gateways.collect(),
+        gateways_desired: engine.local_cluster().map(|local| local.spec.gateways.slots),
+        refused_items: refusals.collect(),
+    }
+}
+
+impl Surface for ControllerSurface {
+    fn readiness(&self) -> Readiness {
+        Readiness { awaiting: self.picture().readiness.clone() }
+    }
+
+    fn metrics(&self) -> String {
+        let picture = self.picture();
+        let (gauges, refusals, heard) = (picture.gauges.clone(), picture.refusals.clone(), picture.heard.clone());
+        drop(picture);
+        self.metrics.text(&gauges, &refusals, &heard)
+    }
+
+    fn answer(&self, question: &str) -> Option<Value> {
+        let (name, arguments) = question.split_once('?').unwrap_or((question, ""));
+        let picture = self.picture();
+        let now = clock::now();
+        let age = |since: Instant| now.since(since).as_secs_f64();
+        match name {
+            "status" => {
+                let mut report = picture.report.clone();
+                for peer in &mut report.peers {
+                    peer.last_sync_age = picture.heard.get(&peer.peer).map(|heard| age(*heard));
+                }
+                report.agents = picture
+                    .agents
+                    .iter()
+                    .map(|((role, name), state)| AgentReport {
+                        name: name.clone(),
+                        role: role.as_str().to_ascii_lowercase(),
+                        connected: state.connected,
+                        age: Some(age(state.since)),
+                    })
+                    .collect();
+                serde_json::to_value(report).ok()
+            }
+            "events" => {
+                let since =
+                    arguments.split('&').find_map(|argument| argument.strip_prefix("since=")?.parse::<u64>().ok());
+                let oldest =
+                    since.map(|seconds| clock::wall().as_millis().saturating_sub(seconds.saturating_mul(1_000)));
+                let events: Vec<&EventReport> =
+                    picture.events.iter().filter(|event| oldest.is_none_or(|oldest| event.at >= oldest)).collect();
+                serde_json::to_value(events).ok()
+            }
+            "refusals" => serde_json::to_value(&picture.refusals).ok(),
+            _ => None,
+        }
+    }
+}
