@@ -1,1 +1,95 @@
-//! The node part: keeps this host's kernel state as node-core wants it.
+//! The node part: keeps this host's kernel as node-core wants it.
+//!
+//! ```text
+//!  store ──watches──┐                                  ┌─ prober ── UDP ── gateways
+//!                   ├──> owner (one thread): NodeCore ─┤
+//!  kernel ─devices──┘        │                         └─ shown ── surface
+//!                        kernel: apply
+//! ```
+//!
+//! One thread owns the core and the kernel. It takes what it is told, applies what changed, and looks at everything
+//! there is at its start, after a refusal, and once in a while. What it made stays when it ends: packets flow on, and
+//! blackholes stand.
+
+mod checks;
+mod clock;
+mod devices;
+mod history;
+mod metrics;
+mod owner;
+mod prober;
+mod refusals;
+mod surface;
+mod watches;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use api::surface::Surface;
+use arc_swap::ArcSwap;
+use store::Store;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::owner::Owner;
+use crate::prober::{Prober, Targets};
+use crate::surface::NodeSurface;
+
+/// How this agent runs.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The name of this host's Node object; also the agent's name among those that ask gateways for health.
+    pub node_name: String,
+    /// A folder for the old values of kernel settings; made if it is not there.
+    pub state: PathBuf,
+    /// The UDP port of gateways that answers ([`api::names::ports::HEALTH`]).
+    pub health_port: u16,
+}
+
+impl Config {
+    pub fn new(node_name: impl Into<String>, state: impl Into<PathBuf>) -> Self {
+        Self { node_name: node_name.into(), state: state.into(), health_port: api::names::ports::HEALTH }
+    }
+}
+
+/// The file in the agent's state folder that keeps the old values of kernel settings; `tombolo cleanup` reads it.
+pub fn settings_record(state: &std::path::Path) -> PathBuf {
+    state.join("settings")
+}
+
+/// Things told and not yet taken. A burst waits in the store's own queues behind it.
+const TOLD: usize = 4096;
+
+/// Starts the part in the network namespace of the process. It runs until `stop`, and leaves the kernel as it is then.
+///
+/// Fails when the state folder cannot be made, or the kernel refuses netlink (CAP_NET_ADMIN in this namespace).
+#[expect(clippy::unused_async, reason = "every part is started by the same shape of function")]
+pub async fn start(
+    config: Config,
+    store: Store,
+    stop: CancellationToken,
+) -> anyhow::Result<(Arc<dyn Surface>, JoinHandle<anyhow::Result<()>>)> {
+    std::fs::create_dir_all(&config.state)
+        .with_context(|| format!("making the state folder {}", config.state.display()))?;
+    let (told, heard) = mpsc::channel(TOLD);
+    let (questions, asked) = mpsc::unbounded_channel();
+    let (targets, targets_seen) = watch::channel(Targets::default());
+    let shown = Arc::new(ArcSwap::from_pointee(surface::Shown::default()));
+    let refusals = Arc::new(refusals::Ring::default());
+    let metrics = Arc::new(metrics::Metrics::default());
+
+    let owner = Owner::new(
+        &config,
+        owner::Outlets { targets, shown: shown.clone(), refusals: refusals.clone(), metrics: metrics.clone() },
+    )?;
+    devices::follow(told.clone(), stop.clone())?;
+    refusals::follow(refusals.clone(), stop.clone());
+    watches::follow(&store, &told, &stop);
+    tokio::spawn(Prober::new(config.node_name.clone(), targets_seen, told).run(stop.clone()));
+    tokio::spawn(checks::run(config.node_name.clone(), store.clone(), stop.clone()));
+    let running = owner.run(heard, asked, stop)?;
+    let surface = NodeSurface { node: config.node_name, store, shown, questions, refusals, metrics };
+    Ok((Arc::new(surface), running))
+}

@@ -24,6 +24,9 @@ use crate::facts::{GatewayFacts, NodeFacts, PeerFacts, mac_of};
 /// Our VXLAN device.
 pub const VXLAN_DEVICE: &str = kernel_core::link::NAME_PREFIX;
 
+/// The netlink log group that refused packets are copied to: our number, as for VXLAN. One agent a network namespace.
+pub const LOG_GROUP: u16 = 7447;
+
 /// What a packet grows by inside VXLAN: inner Ethernet (14), VXLAN (8), UDP (8) and the outer IP header (20 or 40).
 const VXLAN_OVER_IPV4: u32 = 50;
 const VXLAN_OVER_IPV6: u32 = 70;
@@ -101,7 +104,7 @@ pub fn fabric(facts: &Facts<'_>) -> State {
             ipv4: me.and_then(NodeFacts::infrastructure_v4),
             ipv6: me.and_then(NodeFacts::infrastructure_v6),
         },
-        log_group: None,
+        log_group: Some(LOG_GROUP),
     };
     state.table = Some(ruleset.table());
     state

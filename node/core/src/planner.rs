@@ -8,9 +8,10 @@ use alloc::vec::Vec;
 use core::net::IpAddr;
 use core::time::Duration;
 
+use api::health::{ClusterHealth, ClusterHealths, PathReason, Reachability};
 use api::local_cluster::ServiceMode;
 use api::time::Instant;
-use api::{ClusterId, ClusterPeer, LocalCluster};
+use api::{ClusterId, ClusterPeer, LocalCluster, Prefix};
 use kernel_core::{DeviceName, Element, Exported, Family, Frontend, RouteKey, Service, State};
 use routing::clusters::START_GRACE;
 use routing::slots::stable_hash;
@@ -386,6 +387,37 @@ impl NodeCore {
     /// The addresses of this node inside the cluster.
     pub fn own_addresses(&self) -> Vec<IpAddr> {
         self.nodes.get(&self.name).map(|me| me.addresses.clone()).unwrap_or_default()
+    }
+
+    /// Whether what we want in the kernel goes when this device does.
+    pub fn leans_on(&self, device: &DeviceName) -> bool {
+        self.fabric.links.contains_key(device) || self.fabric.sets.tunnels.contains(device)
+    }
+
+    /// Whose prefixes are whose, among the peers.
+    pub fn peer_prefixes(&self) -> Vec<(Prefix, ClusterId)> {
+        let of_peer = |(id, peer): (&ClusterId, &PeerFacts)| {
+            let prefixes = peer.prefixes.iter().map(|net| (Prefix::truncating(*net), id.clone()));
+            prefixes.collect::<Vec<_>>()
+        };
+        self.peers.iter().flat_map(of_peer).collect()
+    }
+
+    /// This cluster's id; none until the LocalCluster is known.
+    pub fn local_cluster(&self) -> Option<&ClusterId> {
+        self.local.as_ref().map(|local| &local.spec.cluster_id)
+    }
+
+    /// The health of every peer as the gateways tell it; unknown since the start where none does.
+    pub fn cluster_healths(&self) -> ClusterHealths {
+        let unknown = ClusterHealth {
+            reachability: Reachability::Unknown,
+            reason: PathReason::NoHandshakeYet,
+            since: self.started,
+            round_trip: None,
+        };
+        let told = self.reports.clusters();
+        self.peers.keys().map(|id| (id.clone(), told.get(id).unwrap_or(&unknown).clone())).collect()
     }
 
     pub fn reports(&self) -> &GatewayReports {

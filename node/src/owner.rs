@@ -1,0 +1,398 @@
+//! [`Owner`]: the one thread that owns what the node wants and what its kernel holds.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant as StdInstant};
+
+use anyhow::Context;
+use api::health::message::AgentKey;
+use api::kubernetes::Secret;
+use api::names;
+use api::report::{EventReport, ServiceReport};
+use arc_swap::ArcSwap;
+use kernel::core::{Change, DeviceName, difference};
+use kernel::{DeviceEvent, Kernel};
+use node_core::{Input, NodeCore, ObjectChange};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::devices::Devices;
+use crate::history::History;
+use crate::metrics::Metrics;
+use crate::prober::Targets;
+use crate::refusals::{self, Ring};
+use crate::surface::Shown;
+use crate::{Config, clock, watches};
+
+/// How often everything in the kernel is compared with what is wanted, though nothing is told.
+const RESYNC: Duration = Duration::from_secs(60);
+/// After a refusal of the kernel everything is looked at again: soon, then ever later while it refuses.
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LAST_RETRY: Duration = Duration::from_secs(30);
+/// Things taken before the kernel is brought up to date: a burst is one change, and nobody waits for its end.
+const BURST: usize = 2048;
+/// How often the kernel's counters are read.
+const COUNTERS: Duration = Duration::from_secs(1);
+
+/// What the owner is told.
+#[derive(Debug)]
+pub(crate) enum Told {
+    Input(Box<Input>),
+    Secrets(Box<ObjectChange<Secret>>),
+    /// A kind was listed as a whole.
+    Listed(&'static str),
+    Device(DeviceEvent),
+}
+
+/// What the owner is asked.
+pub(crate) enum Question {
+    Services(std::sync::mpsc::SyncSender<Vec<ServiceReport>>),
+    Explain(String, String, std::sync::mpsc::SyncSender<Option<ServiceReport>>),
+    Events(std::sync::mpsc::SyncSender<Vec<EventReport>>),
+}
+
+/// Where the owner says what came of it.
+pub(crate) struct Outlets {
+    pub(crate) targets: watch::Sender<Targets>,
+    pub(crate) shown: Arc<ArcSwap<Shown>>,
+    pub(crate) refusals: Arc<Ring>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+pub(crate) struct Owner {
+    core: NodeCore,
+    kernel: Kernel,
+    devices: Devices,
+    agent: String,
+    health_port: u16,
+    key: Option<AgentKey>,
+    awaited: BTreeSet<&'static str>,
+    history: History,
+    outlets: Outlets,
+    /// None until the first look at everything.
+    resync_at: Option<StdInstant>,
+    retry: Duration,
+    counters_at: StdInstant,
+    failing: BTreeSet<String>,
+    /// Devices or this node's addresses changed since the underlay was measured.
+    underlay_unknown: bool,
+}
+
+impl Owner {
+    /// Opens the kernel, in the network namespace of the calling thread.
+    pub(crate) fn new(config: &Config, outlets: Outlets) -> anyhow::Result<Self> {
+        let kernel = Kernel::open(&crate::settings_record(&config.state))?;
+        Ok(Self {
+            core: NodeCore::new(&config.node_name, clock::now()),
+            kernel,
+            devices: Devices::default(),
+            agent: config.node_name.clone(),
+            health_port: config.health_port,
+            key: None,
+            awaited: watches::KINDS.into(),
+            history: History::default(),
+            outlets,
+            resync_at: None,
+            retry: FIRST_RETRY,
+            counters_at: StdInstant::now(),
+            failing: BTreeSet::new(),
+            underlay_unknown: true,
+        })
+    }
+
+    /// Runs on a thread of its own until `stop`.
+    pub(crate) fn run(
+        mut self,
+        mut told: mpsc::Receiver<Told>,
+        mut asked: mpsc::UnboundedReceiver<Question>,
+        stop: CancellationToken,
+    ) -> anyhow::Result<JoinHandle<anyhow::Result<()>>> {
+        let runtime = tokio::runtime::Handle::current();
+        let (ended, end) = oneshot::channel();
+        let run = move || {
+            let result = self.work(&runtime, &mut told, &mut asked, &stop);
+            // Nobody listens when the process ends.
+            let _ = ended.send(result);
+        };
+        std::thread::Builder::new().name("node".into()).spawn(run).context("starting a thread")?;
+        Ok(tokio::spawn(async { end.await.context("the node's thread ended by a panic; see its message above")? }))
+    }
+
+    fn work(
+        &mut self,
+        runtime: &tokio::runtime::Handle,
+        told: &mut mpsc::Receiver<Told>,
+        asked: &mut mpsc::UnboundedReceiver<Question>,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        self.list_devices();
+        loop {
+            let until = tokio::time::Instant::from_std(self.next_wake());
+            let woken = runtime.block_on(async {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => Woken::Stop,
+                    question = asked.recv() => question.map_or(Woken::Stop, Woken::Asked),
+                    thing = told.recv() => thing.map_or(Woken::Stop, Woken::Told),
+                    () = tokio::time::sleep_until(until) => Woken::Time,
+                }
+            });
+            match woken {
+                Woken::Stop => return Ok(()),
+                Woken::Asked(question) => {
+                    self.answer(question);
+                    continue;
+                }
+                Woken::Told(thing) => {
+                    self.take(thing);
+                    for _ in 0..BURST {
+                        let Ok(thing) = told.try_recv() else { break };
+                        self.take(thing);
+                    }
+                }
+                Woken::Time => {}
+            }
+            self.settle();
+        }
+    }
+
+    fn next_wake(&self) -> StdInstant {
+        let now = (clock::now(), StdInstant::now());
+        let core = self.core.next_look().map(|at| now.1 + at.since(now.0));
+        [core, self.resync_at, Some(self.counters_at)].into_iter().flatten().min().unwrap_or(now.1 + RESYNC)
+    }
+
+    fn take(&mut self, thing: Told) {
+        match thing {
+            Told::Input(input) => {
+                self.underlay_unknown |= matches!(*input, Input::Nodes(_));
+                self.core.take(*input, clock::now());
+            }
+            Told::Secrets(change) => self.take_secrets(*change),
+            Told::Listed(kind) => {
+                self.awaited.remove(kind);
+            }
+            Told::Device(DeviceEvent::Present(device)) => {
+                let lost = self.devices.take(device.name.clone(), Some((device.index, device.up)));
+                self.devices_changed(lost.then_some(device.name));
+            }
+            Told::Device(DeviceEvent::Gone(name)) => {
+                let lost = self.devices.take(name.clone(), None);
+                self.devices_changed(lost.then_some(name));
+            }
+            Told::Device(DeviceEvent::Missed) => {
+                self.list_devices();
+                self.look_soon(Duration::ZERO);
+            }
+        }
+    }
+
+    fn list_devices(&mut self) {
+        match self.kernel.devices() {
+            Ok(all) => self.devices.replace(all),
+            Err(error) => tracing::warn!(%error, "devices cannot be listed"),
+        }
+        self.devices_changed(None);
+    }
+
+    fn devices_changed(&mut self, lost: Option<DeviceName>) {
+        self.underlay_unknown = true;
+        self.core.take(Input::Devices(self.devices.up()), clock::now());
+        // The kernel took next hops and routes away with the device, and nothing of what is wanted says so.
+        if lost.is_some_and(|name| self.core.leans_on(&name)) {
+            self.look_soon(Duration::ZERO);
+        }
+    }
+
+    fn take_secrets(&mut self, change: ObjectChange<Secret>) {
+        let name = names::agent_secret(&self.agent);
+        let is_ours = |secret: &Secret| {
+            secret.metadata.namespace.as_deref() == Some(names::SYSTEM_NAMESPACE)
+                && secret.metadata.name.as_deref() == Some(&name)
+        };
+        match change {
+            ObjectChange::Reset(all) => self.key = all.iter().find(|secret| is_ours(secret)).and_then(newest_key),
+            ObjectChange::Applied(secret) if is_ours(&secret) => self.key = newest_key(&secret),
+            ObjectChange::Deleted(secret) if is_ours(&secret) => self.key = None,
+            ObjectChange::Applied(_) | ObjectChange::Deleted(_) => {}
+        }
+    }
+
+    /// Brings the kernel to what is wanted now.
+    fn settle(&mut self) {
+        // What an earlier run left in the kernel stays until all is known that it is to be compared with.
+        if self.awaited.is_empty() {
+            let due = self.resync_at.is_none_or(|at| at <= StdInstant::now());
+            if due || std::mem::take(&mut self.underlay_unknown) {
+                self.measure_underlay();
+            }
+            let delta = self.core.delta(clock::now());
+            if due || delta.whole {
+                self.look_at_everything();
+            } else if !delta.is_empty() {
+                let changes = difference(&delta.after, &delta.before);
+                self.apply(&changes);
+            }
+        }
+        self.tell();
+    }
+
+    /// Asks for a look at everything within `pause`.
+    fn look_soon(&mut self, pause: Duration) {
+        let at = StdInstant::now() + pause;
+        self.resync_at = self.resync_at.map(|known| known.min(at));
+    }
+
+    fn look_at_everything(&mut self) {
+        let first = self.resync_at.is_none();
+        let observed = match self.kernel.observe() {
+            Ok(observed) => observed,
+            Err(error) => {
+                self.failed(&error);
+                return;
+            }
+        };
+        let changes = difference(&self.core.wanted(), &observed);
+        // At the start everything is new, and a device that comes takes things along by design: not drift then.
+        self.outlets.metrics.kernel_differences.set(if first { 0 } else { saturating(changes.len()) });
+        if !changes.is_empty() {
+            tracing::info!(changes = changes.len(), "the kernel was not as wanted");
+        }
+        self.resync_at = Some(StdInstant::now() + RESYNC);
+        if self.apply(&changes) {
+            self.retry = FIRST_RETRY;
+        }
+    }
+
+    /// True when the kernel took all of it.
+    fn apply(&mut self, changes: &[Change]) -> bool {
+        if changes.is_empty() {
+            self.failing.clear();
+            return true;
+        }
+        let begun = StdInstant::now();
+        let outcome = self.kernel.apply(changes);
+        self.outlets.metrics.applied_in(begun.elapsed());
+        let failures: BTreeSet<String> = outcome.failures.iter().map(|failure| failure.error.to_string()).collect();
+        self.outlets.metrics.kernel_failures.inc_by(outcome.failures.len() as u64);
+        for failure in failures.difference(&self.failing) {
+            tracing::warn!("{failure}");
+        }
+        self.failing = failures;
+        if self.failing.is_empty() {
+            return true;
+        }
+        self.look_soon(self.retry);
+        self.retry = (self.retry * 2).min(LAST_RETRY);
+        false
+    }
+
+    fn failed(&mut self, error: &kernel::Error) {
+        tracing::warn!(%error, "the kernel cannot be looked at");
+        self.outlets.metrics.kernel_failures.inc();
+        self.resync_at = Some(StdInstant::now() + self.retry);
+        self.retry = (self.retry * 2).min(LAST_RETRY);
+    }
+
+    /// The largest packet of the device that holds this node's own address.
+    fn measure_underlay(&mut self) {
+        let own = self.core.own_addresses();
+        let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return };
+        let holder = interfaces.into_iter().find(|interface| {
+            let address = interface.address.as_ref();
+            let v4 = address.and_then(|address| address.as_sockaddr_in()).map(|address| address.ip().into());
+            let v6 = address.and_then(|address| address.as_sockaddr_in6()).map(|address| address.ip().into());
+            v4.or(v6).is_some_and(|address| own.contains(&address))
+        });
+        // An address with a label is listed under it: `eth0:1`.
+        let device = |name: &str| DeviceName::new(name.split(':').next().unwrap_or(name)).ok();
+        let name = holder.and_then(|holder| device(&holder.interface_name));
+        if let Some(name) = name
+            && let Ok(Some(device)) = self.kernel.device(&name)
+        {
+            self.core.take(Input::UnderlayMtu(device.mtu), clock::now());
+        }
+    }
+
+    /// Says what came of it: to the prober, to the surface, to the history.
+    fn tell(&mut self) {
+        let port = self.health_port;
+        let reports = self.core.reports();
+        let draining = |slot: &u16| reports.latest(*slot).is_some_and(|(report, _)| report.draining);
+        let targets = Targets {
+            gateways: self
+                .core
+                .gateway_addresses()
+                .into_iter()
+                .map(|(slot, addresses)| (slot, addresses.into_iter().map(|ip| SocketAddr::new(ip, port)).collect()))
+                .collect(),
+            key: self.key.clone(),
+            left: reports.answering().into_iter().filter(draining).collect(),
+        };
+        let shown = Shown::of(&self.core, &self.awaited, self.key.is_some(), &targets);
+        self.outlets.targets.send_if_modified(|known| {
+            let changed = *known != targets;
+            *known = targets;
+            changed
+        });
+        for gateway in &shown.gateways {
+            let state = if gateway.answering { "answering" } else { "silent" };
+            let reason = if gateway.draining { "Draining" } else { "" };
+            self.history.note(&format!("gateway {}", gateway.slot), state, reason);
+        }
+        for cluster in &shown.clusters {
+            let subject = format!("path {}", cluster.cluster);
+            self.history.note(&subject, &format!("{:?}", cluster.reachability), &format!("{:?}", cluster.reason));
+        }
+        let clusters: BTreeSet<&str> = shown.clusters.iter().map(|cluster| cluster.cluster.as_str()).collect();
+        self.history.forget_unless("path ", |name| clusters.contains(name));
+        if StdInstant::now() >= self.counters_at {
+            self.read_counters();
+        }
+        self.outlets.refusals.know(self.core.peer_prefixes());
+        self.outlets.shown.store(Arc::new(shown));
+    }
+
+    fn read_counters(&mut self) {
+        self.counters_at = StdInstant::now() + COUNTERS;
+        match self.kernel.counters() {
+            Ok(counters) => {
+                let known = counters.into_iter().map(|(reason, counter)| {
+                    // The counter is one for all peers; `refusals` lists whose packets they were.
+                    ((String::new(), refusals::label(reason)), counter.packets)
+                });
+                self.outlets.metrics.set_refusals(known.collect::<BTreeMap<_, _>>());
+            }
+            Err(error) => tracing::debug!(%error, "counters cannot be read"),
+        }
+    }
+
+    fn answer(&self, question: Question) {
+        let now = clock::now();
+        // Who asked may have gone.
+        match question {
+            Question::Services(to) => drop(to.try_send(self.core.services(now))),
+            Question::Explain(namespace, name, to) => drop(to.try_send(self.core.explain(&namespace, &name, now))),
+            Question::Events(to) => drop(to.try_send(self.history.entries().cloned().collect())),
+        }
+    }
+}
+
+enum Woken {
+    Stop,
+    Asked(Question),
+    Told(Told),
+    Time,
+}
+
+/// A Secret may hold the key in use and the next one: the newest counts.
+fn newest_key(secret: &Secret) -> Option<AgentKey> {
+    let texts = secret.data.iter().flatten().filter_map(|(_, value)| std::str::from_utf8(&value.0).ok());
+    texts.filter_map(AgentKey::from_text).max_by_key(|key| key.id)
+}
+
+fn saturating(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,256 @@
+//! The agent against a real kernel and a store of real objects.
+
+#[path = "../core/tests/world/mod.rs"]
+mod world;
+
+mod sandbox;
+
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use api::health::Reachability;
+use api::health::message::{MasterKey, UnverifiedRequest};
+use api::kubernetes::{ObjectMeta, Secret};
+use api::names;
+use api::surface::Surface;
+use kernel::Kernel;
+use kernel::core::{Change, RouteKey, RouteTable, State, Target};
+use store::Store;
+use tokio_util::sync::CancellationToken;
+
+/// Every step happens within milliseconds; a noisy machine may take its time.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Where the gateway answers probes: an address of this very host, unlike its node's.
+const HEALTH: [u8; 4] = [172, 31, 1, 200];
+
+/// A cluster with one gateway.
+struct Cluster {
+    folder: tempfile::TempDir,
+    store: Store,
+    kernel: Kernel,
+    answering: Arc<AtomicBool>,
+}
+
+impl Cluster {
+    /// Seen from the node with that last number in its address.
+    async fn of(node: u8) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let kernel = Kernel::open(&folder.path().join("looking")).unwrap();
+        sandbox::add_address("lo:1", HEALTH);
+        sandbox::add_address("lo:2", [172, 31, 1, node]);
+        let manifests = folder.path().join("manifests");
+        std::fs::create_dir(&manifests).unwrap();
+        let config = store::folder::Config { manifests, state: folder.path().join("state") };
+        let (store, _reports) = store::folder::open(config).unwrap();
+        let answering = Arc::new(AtomicBool::new(true));
+        gateway(answering.clone());
+        let cluster = Self { folder, store, kernel, answering };
+        cluster.write().await;
+        cluster
+    }
+
+    async fn write(&self) {
+        let store = &self.store;
+        store.create(&world::local()).await.unwrap();
+        for (number, name) in (1..).zip(["gateway", "worker"]) {
+            store.create(&world::node(name, number)).await.unwrap();
+            let key = master().agent_key(name).to_text();
+            let data = [("key".to_string(), key.into_bytes())];
+            let mut secret = Secret {
+                metadata: ObjectMeta {
+                    namespace: Some(names::SYSTEM_NAMESPACE.into()),
+                    name: Some(names::agent_secret(name)),
+                    ..ObjectMeta::default()
+                },
+                ..Secret::default()
+            };
+            secret.data = Some(serde_json::from_value(encoded(data)).unwrap());
+            store.create(&secret).await.unwrap();
+        }
+        store.create(&world::peer("birch", 2)).await.unwrap();
+        let mut gateway = world::gateway(0, "gateway");
+        gateway.status.as_mut().unwrap().node_addresses = vec![Ipv4Addr::from(HEALTH).to_string()];
+        let mut created = store.create(&gateway).await.unwrap();
+        created.status = gateway.status;
+        store.update_status(&created).await.unwrap();
+        store.create(&world::import("web", "10.201.0.1")).await.unwrap();
+        let endpoints = [("10.2.1.5", true, None), ("10.2.1.6", true, None)];
+        store.create(&world::imported("web", "birch", &endpoints)).await.unwrap();
+    }
+
+    async fn agent(&self, name: &str) -> Agent {
+        let stop = CancellationToken::new();
+        let config = node::Config::new(name, self.folder.path().join(name));
+        let (surface, running) = node::start(config, self.store.clone(), stop.clone()).await.unwrap();
+        Agent { surface, running, stop }
+    }
+
+    fn look(&mut self) -> State {
+        self.kernel.observe().unwrap()
+    }
+
+    /// Waits until the kernel is as it should be.
+    async fn until(&mut self, what: &str, is: impl Fn(&State) -> bool) -> State {
+        let end = Instant::now() + LIMIT;
+        loop {
+            let state = self.look();
+            if is(&state) {
+                return state;
+            }
+            // The table is long, and the same in all of them.
+            let shown = State { table: None, ..state };
+            assert!(Instant::now() < end, "not in time: {what}; the kernel has {shown:#?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+struct Agent {
+    surface: Arc<dyn Surface>,
+    running: tokio::task::JoinHandle<anyhow::Result<()>>,
+    stop: CancellationToken,
+}
+
+impl Agent {
+    async fn end(self) {
+        self.stop.cancel();
+        self.running.await.unwrap().unwrap();
+    }
+}
+
+fn encoded<const N: usize>(data: [(String, Vec<u8>); N]) -> serde_json::Value {
+    let encode = |(name, value): (String, Vec<u8>)| (name, k8s_openapi::ByteString(value));
+    serde_json::to_value(data.map(encode).into_iter().collect::<std::collections::BTreeMap<_, _>>()).unwrap()
+}
+
+fn master() -> MasterKey {
+    MasterKey { id: 1, secret: [7; 32] }
+}
+
+/// Answers probes as a gateway does, while it shall.
+fn gateway(answering: Arc<AtomicBool>) {
+    let socket = UdpSocket::bind((Ipv4Addr::from(HEALTH), names::ports::HEALTH)).unwrap();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 2048];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            let Ok(request) = UnverifiedRequest::decode(&buffer[..length]) else { continue };
+            let key = master().agent_key(request.agent);
+            let Ok(request) = request.verify(&key) else { continue };
+            if answering.load(Ordering::Relaxed) {
+                for page in world::report(0, &[("birch", Reachability::Up)]).encode(&request.nonce, &key) {
+                    let _ = socket.send_to(&page, from);
+                }
+            }
+        }
+    });
+}
+
+fn source_check(device: &str) -> String {
+    std::fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{device}/rp_filter")).unwrap_or_default().trim().into()
+}
+
+fn carrying(state: &State) -> bool {
+    state.routes.contains_key(&RouteKey::carrying("10.2.0.0/16".parse().unwrap()))
+}
+
+fn blackhole(state: &State) -> bool {
+    state.routes.contains_key(&RouteKey::blackhole("10.2.0.0/16".parse().unwrap()))
+}
+
+fn slots(state: &State) -> usize {
+    state.services.values().map(|service| service.slots().len()).sum()
+}
+
+fn inside(test: &str, body: impl AsyncFnOnce()) {
+    sandbox::run(test, || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(body());
+    });
+}
+
+#[test]
+fn a_worker_brings_its_kernel_to_what_is_wanted_and_follows_the_gateways_health() {
+    inside("a_worker_brings_its_kernel_to_what_is_wanted_and_follows_the_gateways_health", async || {
+        let mut cluster = Cluster::of(2).await;
+        let agent = cluster.agent("worker").await;
+        let state = cluster.until("routes and slots", |state| carrying(state) && slots(state) == 2).await;
+        assert!(blackhole(&state) && state.links.len() == 1 && state.table.is_some());
+        // Written once the device is there.
+        cluster.until("loose source checks", |_| source_check("tombolo") == "2").await;
+
+        cluster.answering.store(false, Ordering::Relaxed);
+        let state = cluster.until("no way and no slots", |state| !carrying(state) && slots(state) == 0).await;
+        assert!(blackhole(&state));
+        let seen = agent.surface.answer("explain?service=shop/web").unwrap();
+        assert_eq!(seen["ports"][0]["clusters"][1]["reason"], "NoGatewayAnswers", "{seen}");
+
+        cluster.answering.store(true, Ordering::Relaxed);
+        cluster.until("all back", |state| carrying(state) && slots(state) == 2).await;
+        assert!(agent.surface.readiness().is_ready(), "{:?}", agent.surface.readiness());
+        let metrics = agent.surface.metrics();
+        for name in ["tombolo_node_kernel_differences", "tombolo_node_apply_seconds_count", "tombolo_refusals_total"] {
+            assert!(metrics.contains(name), "{name} is not in\n{metrics}");
+        }
+        let status = agent.surface.answer("status").unwrap();
+        assert_eq!(status["gateways"][0]["answering"], true, "{status}");
+        let events = agent.surface.answer("events?since=600").unwrap();
+        let silent = |event: &serde_json::Value| event["subject"] == "gateway 0" && event["after"] == "silent";
+        assert!(events.as_array().unwrap().iter().any(silent), "{events}");
+        agent.end().await;
+    });
+}
+
+#[test]
+fn what_an_agent_made_outlives_it_and_the_next_one_mends_only_what_is_wrong() {
+    inside("what_an_agent_made_outlives_it_and_the_next_one_mends_only_what_is_wrong", async || {
+        let mut cluster = Cluster::of(2).await;
+        let agent = cluster.agent("worker").await;
+        let complete = |state: &State| carrying(state) && slots(state) == 2 && source_check("tombolo") == "2";
+        let before = cluster.until("routes and slots", complete).await;
+        agent.end().await;
+        assert_eq!(cluster.look(), before);
+
+        let key = RouteKey::carrying("10.2.0.0/16".parse().unwrap());
+        assert!(cluster.kernel.apply(&[Change::RemoveRoute(key)]).failures.is_empty());
+        let agent = cluster.agent("worker").await;
+        let after = cluster.until("the route is back", complete).await;
+        assert_eq!(after, before);
+        agent.end().await;
+    });
+}
+
+#[test]
+fn a_gateway_host_follows_its_tunnel_and_keeps_the_blackhole_without_it() {
+    inside("a_gateway_host_follows_its_tunnel_and_keeps_the_blackhole_without_it", async || {
+        let mut cluster = Cluster::of(1).await;
+        let agent = cluster.agent("gateway").await;
+        let mut tunnel = sandbox::tunnel(world::TUNNEL);
+        let into_tunnel = |state: &State| {
+            let route = state.routes.get(&RouteKey::carrying("10.2.0.0/16".parse().unwrap()));
+            let Some(Target::Group(group)) = route.map(|route| &route.target) else { return false };
+            // What is looked at while it changes may be listed in part.
+            let Some(group) = state.groups.get(group) else { return false };
+            let hops = group.members().keys().filter_map(|id| state.nexthops.get(id));
+            let hops: BTreeSet<String> = hops.map(|hop| hop.device.to_string()).collect();
+            hops == [world::TUNNEL.to_string()].into()
+        };
+        let inward = |state: &State| state.routes.keys().any(|key| key.table == RouteTable::Inward);
+        cluster.until("routes into the tunnel", |state| into_tunnel(state) && inward(state)).await;
+        for _ in 0..3 {
+            drop(tunnel);
+            let state = cluster.until("no way", |state| !carrying(state)).await;
+            assert!(blackhole(&state));
+            tunnel = sandbox::tunnel(world::TUNNEL);
+            cluster.until("routes into the new tunnel", |state| into_tunnel(state) && inward(state)).await;
+        }
+        // So quickly that both may be seen as one event.
+        drop(tunnel);
+        let _tunnel = sandbox::tunnel(world::TUNNEL);
+        cluster.until("routes into the last tunnel", |state| into_tunnel(state) && inward(state)).await;
+        agent.end().await;
+    });
+}
