@@ -47,6 +47,19 @@ impl Identity {
         create(path).and_then(|()| load(path)).map_err(|error| refused(path, error))
     }
 
+    /// The identity in a PEM text; `None` when there is none.
+    pub fn from_pem(text: &str) -> Option<Self> {
+        if text.len() as u64 > MAX_FILE_BYTES {
+            return None;
+        }
+        let (_, rest) = text.split_once(BEGIN)?;
+        let (body, _) = rest.split_once(END)?;
+        let compact: Zeroizing<String> = Zeroizing::new(body.chars().filter(|c| !c.is_ascii_whitespace()).collect());
+        let der = Zeroizing::new(STANDARD.decode(compact.as_bytes()).ok()?);
+        let seed: Zeroizing<[u8; 32]> = Zeroizing::new(der.strip_prefix(&PKCS8_HEAD)?.try_into().ok()?);
+        Some(Self { key: SigningKey::from_bytes(&seed) })
+    }
+
     /// The key as PKCS#8 in DER, as TLS libraries want it.
     pub(crate) fn pkcs8(&self) -> Zeroizing<Vec<u8>> {
         let seed = Zeroizing::new(self.key.to_bytes());
@@ -76,24 +89,11 @@ fn load(path: &Path) -> std::io::Result<Identity> {
     }
     let mut text = Zeroizing::new(String::new());
     Read::by_ref(&mut file).take(MAX_FILE_BYTES + 1).read_to_string(&mut text)?;
-    read_pem(&text).ok_or_else(|| {
+    Identity::from_pem(&text).ok_or_else(|| {
         std::io::Error::other(
             "is not an Ed25519 private key in PEM (PKCS#8): restore it from a backup, or remove it to get a new identity, which every peer must then be told",
         )
     })
-}
-
-/// The identity in a PEM text; `None` when there is none.
-pub(crate) fn read_pem(text: &str) -> Option<Identity> {
-    if text.len() as u64 > MAX_FILE_BYTES {
-        return None;
-    }
-    let (_, rest) = text.split_once(BEGIN)?;
-    let (body, _) = rest.split_once(END)?;
-    let compact: Zeroizing<String> = Zeroizing::new(body.chars().filter(|c| !c.is_ascii_whitespace()).collect());
-    let der = Zeroizing::new(STANDARD.decode(compact.as_bytes()).ok()?);
-    let seed: Zeroizing<[u8; 32]> = Zeroizing::new(der.strip_prefix(&PKCS8_HEAD)?.try_into().ok()?);
-    Some(Identity { key: SigningKey::from_bytes(&seed) })
 }
 
 /// Writes a new key beside `path` and links it there, so that the file is whole or absent and never overwritten.
@@ -182,14 +182,14 @@ mod tests {
         // The example key of RFC 8410, section 10.3.
         let text = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----\n";
         let public = "ed25519:Gb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=";
-        assert_eq!(read_pem(text).unwrap().public().to_string(), public);
+        assert_eq!(Identity::from_pem(text).unwrap().public().to_string(), public);
     }
 
     proptest! {
         #[test]
         fn no_text_makes_the_reader_panic(body in ".{0,300}") {
-            let _ = read_pem(&body);
-            let _ = read_pem(&format!("{BEGIN}{body}{END}"));
+            let _ = Identity::from_pem(&body);
+            let _ = Identity::from_pem(&format!("{BEGIN}{body}{END}"));
         }
     }
 }

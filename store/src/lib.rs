@@ -18,6 +18,7 @@ pub mod error;
 pub mod feed;
 mod field_line;
 pub mod folder;
+pub mod journal;
 mod kinds;
 pub mod manifest;
 pub mod watch;

@@ -91,6 +91,12 @@ impl Manifest {
     }
 }
 
+/// What is wrong with a manifest's bytes: each refused document's line, from 1, and the reason; empty when all is well.
+/// `json` says that the file's name ends so.
+pub fn check(bytes: &[u8], json: bool) -> Vec<(Option<u64>, String)> {
+    read(bytes, json).problems.into_iter().map(|problem| (problem.line, problem.reason)).collect()
+}
+
 /// Reads a file's bytes. `json` says that the file's name ends so.
 pub(crate) fn read(bytes: &[u8], json: bool) -> Manifest {
     if bytes.len() > MAX_FILE_BYTES {
@@ -144,13 +150,11 @@ fn read_json(text: &str, manifest: &mut Manifest) {
 }
 
 fn read_yaml(text: &str, manifest: &mut Manifest) {
-    for (index, chunk) in Chunks::new(text).enumerate() {
+    let documents = Chunks::new(text).filter(|chunk| !chunk.text.lines().all(says_nothing));
+    for (index, chunk) in documents.enumerate() {
         if index >= MAX_DOCUMENTS {
             manifest.problem(chunk.line, None, too_many());
             return;
-        }
-        if chunk.text.lines().all(says_nothing) {
-            continue;
         }
         match parse::<Value>(&chunk.text) {
             Ok(Value::Null) => {}
@@ -376,4 +380,70 @@ impl<'a> Iterator for Chunks<'a> {
 fn marker(line: &str) -> Option<&str> {
     let after = line.strip_prefix("---").or_else(|| line.strip_prefix("..."))?;
     (after.is_empty() || after.starts_with([' ', '\t'])).then_some(after)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn lines(text: &str) -> Vec<(u64, String)> {
+        Chunks::new(text).map(|chunk| (chunk.line, chunk.text.into_owned())).collect()
+    }
+
+    #[test]
+    fn a_file_is_cut_at_its_markers_and_lines_still_count_from_its_top() {
+        let text = "a: 1\n---\nb: 2\n--- {c: 3}\n...\n---\n";
+        let expected = [(1, "a: 1\n"), (3, "b: 2\n"), (4, "    {c: 3}\n"), (6, ""), (7, "")];
+        let expected: Vec<_> = expected.into_iter().map(|(line, text)| (line, text.to_owned())).collect();
+        assert_eq!(lines(text), expected);
+        assert_eq!(lines("text: |\n  ---\n  ----\n-----\n").len(), 1);
+    }
+
+    #[test]
+    fn a_broken_document_costs_only_itself() {
+        let good = "apiVersion: v1\nkind: Namespace\nmetadata: { name: shop }\n";
+        let manifest = read(format!("{{\n---\n{good}---\nkind: [\n").as_bytes(), false);
+        assert_eq!(manifest.documents.len(), 1);
+        assert_eq!(manifest.documents[0].line, 3);
+        assert_eq!(manifest.problems.len(), 2, "{:?}", manifest.problems);
+        assert!(manifest.is_opaque());
+    }
+
+    #[test]
+    fn a_key_that_is_said_twice_is_refused() {
+        let manifest = read(b"apiVersion: v1\nkind: Namespace\nkind: Node\nmetadata: { name: a }\n", false);
+        assert!(manifest.problems[0].reason.contains("kind"), "{:?}", manifest.problems);
+        assert_eq!(manifest.problems[0].line, Some(3));
+    }
+
+    #[test]
+    fn a_file_of_endless_problems_is_reported_in_bounded_words() {
+        let manifest = read("---\n[]\n".repeat(20_000).as_bytes(), false);
+        assert!(manifest.problems.len() <= MAX_PROBLEMS + 1);
+        assert!(manifest.is_opaque());
+        let long = format!("apiVersion: v1\nkind: {}\n", "x".repeat(1_000_000));
+        assert!(read(long.as_bytes(), false).problems[0].reason.len() < 2 * MAX_REASON_BYTES);
+    }
+
+    #[test]
+    fn a_file_that_is_not_utf_8_is_reported_with_its_line() {
+        assert_eq!(read(b"a: 1\nb: \xff\n", false).problems[0].line, Some(2));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), json: bool) {
+            read(&bytes, json);
+        }
+
+        #[test]
+        fn no_manifest_like_text_makes_the_reader_panic(
+            text in "(apiVersion: (v1|tombolo.dev/v1alpha1|multicluster.x-k8s.io/v1beta1|discovery.k8s.io/v1)\n|kind: (Service|List|Secret|EndpointSlice|RoutingPolicy|ServiceExport|Namespace)\n|metadata:|  name: a\n| \\{name: [a-z]{1,4}\\}\n|items:\n|- |  |spec:|stringData: |data: |[a-z]: |[&*][a-c] |---\n|\\[|\\]|\\{|\\}|\"|'|\n|: |!!|\\||>){0,40}",
+            json: bool,
+        ) {
+            read(text.as_bytes(), json);
+        }
+    }
 }

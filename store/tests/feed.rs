@@ -279,6 +279,10 @@ async fn silent_proxy(to: std::net::SocketAddr) -> (std::net::SocketAddr, tokio:
                             break;
                         }
                     }
+                    // A dead connection does not say that it is.
+                    if *silent.borrow() {
+                        std::future::pending::<()>().await;
+                    }
                 });
             }
         }
@@ -309,6 +313,26 @@ async fn an_agent_takes_whichever_controller_answers() {
     config.controllers.insert(0, closed.to_string());
     config.controllers.insert(0, "unix:/nowhere".into());
     interruption_ends(&feed::connect(config).unwrap()).await;
+}
+
+#[tokio::test]
+async fn an_agent_on_the_controllers_own_host_may_dial_its_socket() {
+    let (place, owner, listener) = controller().await;
+    let path = place.path().join("control.sock");
+    let socket = tokio::net::UnixListener::bind(&path).unwrap();
+    let key = Identity::load_or_create(place.path().join("state/identity.key")).unwrap();
+    let tls = identity::server_config(&key, &[feed::PROTOCOL]).unwrap();
+    let enrolment = Enrolment::load(place.enrolment()).unwrap();
+    let server = feed::Server::new(owner.clone(), enrolment, tokio::sync::mpsc::unbounded_channel().0);
+    tokio::spawn(async move {
+        let (stream, _) = socket.accept().await.unwrap();
+        let (stream, _) = identity::accept(stream, &tls, identity::HANDSHAKE_LIMIT).await.unwrap();
+        server.serve(stream).await.unwrap();
+    });
+    let mut config = place.agent(Role::Dns, "worker", &listener);
+    config.controllers = vec![format!("unix:{}", path.display())];
+    let made = owner.create(&service("web")).await.unwrap();
+    assert_eq!(feed::connect(config).unwrap().list::<Service>().await.unwrap(), vec![made]);
 }
 
 #[tokio::test]

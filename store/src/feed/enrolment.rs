@@ -78,7 +78,7 @@ impl Enrolment {
         self.controller
     }
 
-    /// Reads what [`Enrolment::text`] wrote.
+    /// Reads an enrolment file's text.
     pub fn parse(text: &str) -> Option<Self> {
         let field =
             |name: &str| text.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(' ')).map(str::trim);
