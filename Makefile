@@ -1,12 +1,13 @@
 # Every command of the day, a line each. None of them needs root, Docker or a cluster.
 CARGO ?= cargo
 
-.PHONY: help demo test lint doctor bench fmt crds
+.PHONY: help demo test lint doctor fmt
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
 
 demo: ## three clusters on this machine, joined; HOLD=1 keeps them up
-	$(CARGO) build --locked --quiet -p netns-tests --bin demo && $(CARGO) run --locked --quiet -p netns-tests --bin demo -- $(if $(HOLD),--hold)
+	$(CARGO) build --locked -p netns-tests --bins
+	$(CARGO) run --locked --quiet -p netns-tests --bin demo -- $(if $(HOLD),--hold)
 
 test: ## every test; says what this machine lacks first
 	$(CARGO) run --locked --quiet -p netns-tests --bin doctor -- --for-tests

@@ -76,7 +76,7 @@ pub enum Command {
         /// Say what would be removed, and remove nothing.
         #[arg(long)]
         dry_run: bool,
-        /// Where the node agent keeps its state.
+        /// The state folder the node agent was started with.
         #[arg(long, env = "TOMBOLO_STATE", default_value = "/var/lib/tombolo", value_name = "DIR")]
         state: PathBuf,
     },
@@ -130,7 +130,7 @@ pub enum Explain {
 /// What every part has.
 #[derive(Clone, Debug, Args)]
 pub struct PartArguments {
-    /// Folder for what must survive a restart.
+    /// Folder for what must survive a restart; each part has its own folder in it.
     #[arg(long, env = "TOMBOLO_STATE", default_value = "/var/lib/tombolo", value_name = "DIR")]
     pub state: PathBuf,
     /// Serve /metrics, /healthz and /readyz on this address too; the socket in the run folder always has them.

@@ -6,14 +6,17 @@
 
 pub mod arguments;
 pub mod ask;
+pub mod cleanup;
 pub mod crds;
 pub mod duration;
 pub mod history;
 pub mod logging;
 pub mod names;
 pub mod output;
+pub mod parts;
 pub mod path;
 pub mod peers;
+pub mod running;
 pub mod serve;
 pub mod services;
 pub mod status;
@@ -54,7 +57,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 async fn execute(arguments: Arguments) -> anyhow::Result<Outcome> {
-    let run_dir = &arguments.place.run_dir;
+    let run_dir = arguments.place.run_dir.as_path();
     match arguments.command {
         Command::Status(shown) => status::run(run_dir, shown.format).await,
         Command::Peers { action: Some(PeersCommand::Export), .. } => peers::export(run_dir).await,
@@ -75,6 +78,11 @@ async fn execute(arguments: Arguments) -> anyhow::Result<Outcome> {
             clap_complete::generate(shell, &mut Arguments::command(), "tombolo", &mut std::io::stdout());
             Ok(Outcome::Good)
         }
-        _ => anyhow::bail!("not yet"),
+        Command::Run(arguments) => parts::run(run_dir, arguments).await,
+        Command::Controller(arguments) => parts::controller(run_dir, arguments).await,
+        Command::Gateway(arguments) => parts::gateway(run_dir, arguments).await,
+        Command::Node(arguments) => parts::node(run_dir, arguments).await,
+        Command::Dns(arguments) => parts::dns(run_dir, arguments).await,
+        Command::Cleanup { dry_run, state } => cleanup::run(run_dir, &state, dry_run).await,
     }
 }

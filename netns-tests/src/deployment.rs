@@ -94,8 +94,12 @@ impl Deployment {
 
     /// The state folder of one part on one node.
     pub fn state(&self, node: &Node, part: Part) -> PathBuf {
-        // The operator's tool is told the state folder of a host; parts keep theirs below it.
-        self.0.folder.join(node.node_name()).join(part.name())
+        self.host_state(node).join(part.name())
+    }
+
+    /// What every part on a node is given as its state folder.
+    fn host_state(&self, node: &Node) -> PathBuf {
+        self.0.folder.join(node.node_name())
     }
 
     /// Every part on every node, in the order a person would start them; waits until all are ready.
@@ -132,7 +136,7 @@ impl Deployment {
 
     fn arguments(&self, part: Part, node: &Node) -> Result<Vec<String>> {
         let first = self.cluster().nodes().first().context("a cluster without nodes")?;
-        let state = self.state(node, part).display().to_string();
+        let state = self.host_state(node).display().to_string();
         let mut arguments = vec![part.name().to_owned(), "--state".into(), state];
         let controller_state = self.state(first, Part::Controller);
         if part == Part::Controller {

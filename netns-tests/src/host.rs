@@ -221,8 +221,9 @@ pub fn own_program() -> Result<PathBuf> {
         return Ok(this);
     }
     // Tests are in target/<profile>/deps, programs one folder above.
-    let beside = this.parent().and_then(Path::parent).map(|profile| profile.join(NAME));
-    beside
-        .filter(|path| path.is_file())
+    let folders = this.ancestors().skip(1).take(2);
+    folders
+        .map(|folder| folder.join(NAME))
+        .find(|path| path.is_file())
         .with_context(|| format!("{NAME} is not built beside {}; run `cargo build -p netns-tests`", this.display()))
 }

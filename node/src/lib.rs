@@ -42,7 +42,7 @@ use crate::surface::NodeSurface;
 pub struct Config {
     /// The name of this host's Node object; also the agent's name among those that ask gateways for health.
     pub node_name: String,
-    /// A folder for the old values of kernel settings; made if it is not there.
+    /// A folder for the old values of kernel settings and the journal of events; made if it is not there.
     pub state: PathBuf,
     /// The UDP port of gateways that answers ([`api::names::ports::HEALTH`]).
     pub health_port: u16,
@@ -58,6 +58,9 @@ impl Config {
 pub fn settings_record(state: &std::path::Path) -> PathBuf {
     state.join("settings")
 }
+
+/// The file in [`Config::state`] with the old values of kernel settings that are not ours; `tombolo cleanup` needs it.
+pub const SETTINGS_RECORD: &str = "settings";
 
 /// Things told and not yet taken. A burst waits in the store's own queues behind it.
 const TOLD: usize = 4096;
@@ -90,6 +93,7 @@ pub async fn start(
     tokio::spawn(Prober::new(config.node_name.clone(), targets_seen, told).run(stop.clone()));
     tokio::spawn(checks::run(config.node_name.clone(), store.clone(), stop.clone()));
     let running = owner.run(heard, asked, stop)?;
-    let surface = NodeSurface { node: config.node_name, store, shown, questions, refusals, metrics };
+    let surface =
+        NodeSurface { node: config.node_name, state: config.state, store, shown, questions, refusals, metrics };
     Ok((Arc::new(surface), running))
 }

@@ -1,6 +1,6 @@
 //! [`Owner`]: the one thread that owns what the node wants and what its kernel holds.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant as StdInstant};
@@ -9,7 +9,7 @@ use anyhow::Context;
 use api::health::message::AgentKey;
 use api::kubernetes::Secret;
 use api::names;
-use api::report::{EventReport, ServiceReport};
+use api::report::ServiceReport;
 use arc_swap::ArcSwap;
 use kernel::core::{Change, DeviceName, difference};
 use kernel::{DeviceEvent, Kernel};
@@ -22,9 +22,9 @@ use crate::devices::Devices;
 use crate::history::History;
 use crate::metrics::Metrics;
 use crate::prober::Targets;
-use crate::refusals::{self, Ring};
+use crate::refusals::Ring;
 use crate::surface::Shown;
-use crate::{Config, clock, watches};
+use crate::{Config, SETTINGS_RECORD, clock, watches};
 
 /// How often everything in the kernel is compared with what is wanted, though nothing is told.
 const RESYNC: Duration = Duration::from_secs(60);
@@ -50,7 +50,6 @@ pub(crate) enum Told {
 pub(crate) enum Question {
     Services(std::sync::mpsc::SyncSender<Vec<ServiceReport>>),
     Explain(String, String, std::sync::mpsc::SyncSender<Option<ServiceReport>>),
-    Events(std::sync::mpsc::SyncSender<Vec<EventReport>>),
 }
 
 /// Where the owner says what came of it.
@@ -92,7 +91,7 @@ impl Owner {
             health_port: config.health_port,
             key: None,
             awaited: watches::KINDS.into(),
-            history: History::default(),
+            history: History::open(&config.state)?,
             outlets,
             resync_at: None,
             retry: FIRST_RETRY,
@@ -257,8 +256,8 @@ impl Owner {
         let changes = difference(&self.core.wanted(), &observed);
         // At the start everything is new, and a device that comes takes things along by design: not drift then.
         self.outlets.metrics.kernel_differences.set(if first { 0 } else { saturating(changes.len()) });
-        if !changes.is_empty() {
-            tracing::info!(changes = changes.len(), "the kernel was not as wanted");
+        if !changes.is_empty() && !first {
+            self.history.note("kernel", "mended", &format!("Drift: {} differences", changes.len()));
         }
         self.resync_at = Some(StdInstant::now() + RESYNC);
         if self.apply(&changes) {
@@ -359,11 +358,8 @@ impl Owner {
         self.counters_at = StdInstant::now() + COUNTERS;
         match self.kernel.counters() {
             Ok(counters) => {
-                let known = counters.into_iter().map(|(reason, counter)| {
-                    // The counter is one for all peers; `refusals` lists whose packets they were.
-                    ((String::new(), refusals::label(reason)), counter.packets)
-                });
-                self.outlets.metrics.set_refusals(known.collect::<BTreeMap<_, _>>());
+                let counted = counters.into_iter().map(|(reason, counter)| (reason, counter.packets)).collect();
+                self.outlets.refusals.reconcile(&counted);
             }
             Err(error) => tracing::debug!(%error, "counters cannot be read"),
         }
@@ -375,7 +371,6 @@ impl Owner {
         match question {
             Question::Services(to) => drop(to.try_send(self.core.services(now))),
             Question::Explain(namespace, name, to) => drop(to.try_send(self.core.explain(&namespace, &name, now))),
-            Question::Events(to) => drop(to.try_send(self.history.entries().cloned().collect())),
         }
     }
 }

@@ -1,0 +1,124 @@
+//! A running part: its surface served, signals heard, its end reported.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use api::surface::Surface;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::arguments::PartArguments;
+use crate::ask::Part;
+use crate::output::Outcome;
+use crate::serve;
+
+/// A part gets this long to stop in good order: a gateway forwards for 2 s while others turn away from it.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// What starting a part gives.
+pub struct Started {
+    pub part: Part,
+    pub surface: Arc<dyn Surface>,
+    pub work: JoinHandle<anyhow::Result<()>>,
+}
+
+/// A token that a first SIGTERM or SIGINT cancels; a second one ends the process at once.
+pub fn stop_on_signals() -> anyhow::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate()).context("cannot hear signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot hear signals")?;
+    let cancelled = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        tracing::info!("stopping in good order; a second signal ends it at once");
+        cancelled.cancel();
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        std::process::exit(130);
+    });
+    Ok(stop)
+}
+
+/// Serves the surfaces of what was started and waits: for a signal, or for the first part that ends by itself.
+pub async fn until_stopped(
+    started: Vec<Started>,
+    run_dir: &Path,
+    arguments: &PartArguments,
+    stop: CancellationToken,
+) -> anyhow::Result<Outcome> {
+    let mut servers = Vec::new();
+    for part in &started {
+        servers.push(serve::on_socket(&part.part.socket(run_dir), Arc::clone(&part.surface)).await?);
+    }
+    if let Some(address) = arguments.metrics {
+        let surfaces = started.iter().map(|part| (part.part, Arc::clone(&part.surface))).collect();
+        servers.push(serve::on_port(address, Arc::new(Together(surfaces))).await?);
+    }
+    let mut work: Vec<_> = started.into_iter().map(|part| (part.part, part.work)).collect();
+    let ended_by_itself = tokio::select! {
+        () = stop.cancelled() => None,
+        (part, result) = first_to_end(&mut work) => Some((part, result)),
+    };
+    stop.cancel();
+    let mut outcome = match ended_by_itself {
+        None => Ok(Outcome::Good),
+        Some((part, result)) => Err(match result {
+            Err(error) => error.context(format!("the {} ended", part.name())),
+            Ok(()) => anyhow::anyhow!("the {} ended without being asked to", part.name()),
+        }),
+    };
+    for (part, task) in work {
+        match tokio::time::timeout(STOP_LIMIT, task).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(error))) => outcome = Err(error.context(format!("stopping the {}", part.name()))),
+            Ok(Err(panic)) => outcome = Err(anyhow::anyhow!("the {} panicked: {panic}", part.name())),
+            Err(_) => outcome = Err(anyhow::anyhow!("the {} did not stop within {STOP_LIMIT:?}", part.name())),
+        }
+    }
+    for server in servers {
+        server.abort();
+    }
+    outcome
+}
+
+async fn first_to_end(work: &mut Vec<(Part, JoinHandle<anyhow::Result<()>>)>) -> (Part, anyhow::Result<()>) {
+    let (index, result) = std::future::poll_fn(|context| {
+        for (index, (_, task)) in work.iter_mut().enumerate() {
+            if let std::task::Poll::Ready(result) = std::pin::Pin::new(task).poll(context) {
+                return std::task::Poll::Ready((index, result));
+            }
+        }
+        std::task::Poll::Pending
+    })
+    .await;
+    let (part, _) = work.remove(index);
+    (part, result.unwrap_or_else(|panic| Err(anyhow::anyhow!("it panicked: {panic}"))))
+}
+
+/// Several parts of one process on one metrics port.
+struct Together(Vec<(Part, Arc<dyn Surface>)>);
+
+impl Surface for Together {
+    fn readiness(&self) -> api::surface::Readiness {
+        let awaiting = self.0.iter().flat_map(|(part, surface)| {
+            surface.readiness().awaiting.into_iter().map(move |what| format!("{}: {what}", part.name()))
+        });
+        api::surface::Readiness { awaiting: awaiting.collect() }
+    }
+
+    fn metrics(&self) -> String {
+        // One exposition ends once: each part's own end mark goes.
+        let mut text = String::new();
+        for (_, surface) in &self.0 {
+            text.push_str(surface.metrics().trim_end().trim_end_matches("# EOF"));
+        }
+        text.push_str("# EOF\n");
+        text
+    }
+
+    fn answer(&self, _: &str) -> Option<serde_json::Value> {
+        None
+    }
+}
