@@ -1,6 +1,7 @@
 //! What the controller shows to its operator: readiness, metrics, `status`, `events`, `refusals`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,16 +11,17 @@ use api::member_record::SignedRecord;
 use api::names;
 use api::report::{AgentReport, ControllerReport, EventReport, PeerSync, RefusalReport};
 use api::surface::{Readiness, Surface};
-use api::time::Instant;
+use api::time::{Instant, WallTime};
 use controller_core::Engine;
 use serde_json::Value;
 use store::feed::Role;
+use store::journal::{self, Journal, Transition};
 
 use crate::clock;
 use crate::metrics::{Counted, Gauges, Metrics};
 use crate::shared::Shared;
 
-/// Transitions that are kept in memory: `events` shows no more.
+/// Transitions that one answer of `events` shows; the newest.
 const MAX_EVENTS: usize = 1_000;
 /// How often the whole picture is drawn anew; it costs a look at every export.
 const REDRAW: Duration = Duration::from_millis(400);
@@ -37,24 +39,28 @@ struct Picture {
     drawn: Option<Instant>,
     readiness: Vec<String>,
     report: ControllerReport,
+    /// What `tombolo peers export` prints, or why it cannot.
+    manifest: Option<Result<String, String>>,
     gauges: Gauges,
     refusals: Vec<RefusalReport>,
     /// When each peer was heard last, and each agent came or went: ages are made when somebody asks.
     heard: BTreeMap<String, Instant>,
     agents: BTreeMap<(Role, String), AgentState>,
-    events: VecDeque<EventReport>,
-    sequence: u64,
 }
 
 pub(crate) struct ControllerSurface {
     picture: Mutex<Picture>,
     metrics: Metrics,
+    journal: Mutex<Journal>,
+    journal_folder: PathBuf,
 }
 
 impl ControllerSurface {
-    pub(crate) fn new() -> Self {
+    /// Transitions go to a journal in `journal_folder`.
+    pub(crate) fn new(journal_folder: PathBuf) -> Result<Self, store::Error> {
         let picture = Picture { readiness: vec!["first state from the store".into()], ..Picture::default() };
-        Self { picture: Mutex::new(picture), metrics: Metrics::default() }
+        let journal = Mutex::new(Journal::open(journal::Config::new(journal_folder.clone()))?);
+        Ok(Self { picture: Mutex::new(picture), metrics: Metrics::default(), journal, journal_folder })
     }
 
     fn picture(&self) -> MutexGuard<'_, Picture> {
@@ -74,27 +80,19 @@ impl ControllerSurface {
     pub(crate) fn resynced(&self, peer: &ClusterId) {
         self.metrics.count(Counted::Resyncs { peer: peer.to_string() }, 1);
     }
-    pub(crate) fn heard(&self, peer: &ClusterId) {
+    pub(crate) fn heard(&self, peer: &ClusterId, bytes: u64) {
+        self.metrics.count(Counted::SyncBytes { peer: peer.to_string() }, bytes);
         self.picture().heard.insert(peer.to_string(), clock::now());
     }
 
     /// A transition, for `events`.
     pub(crate) fn event(&self, subject: String, before: &str, after: &str, reason: &str) {
-        let mut picture = self.picture();
-        picture.sequence += 1;
-        let event = EventReport {
-            sequence: picture.sequence,
-            at: clock::wall().as_millis(),
-            subject,
-            before: before.into(),
-            after: after.into(),
-            reason: reason.into(),
-            cause: None,
-        };
-        if picture.events.len() >= MAX_EVENTS {
-            picture.events.pop_front();
+        let transition =
+            Transition { subject, before: before.into(), after: after.into(), reason: reason.into(), cause: None };
+        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = journal.record(clock::wall(), transition) {
+            tracing::warn!(%error, "a transition cannot be kept in the journal");
         }
-        picture.events.push_back(event);
     }
 
     /// Draws the picture anew, not too often.
@@ -113,6 +111,9 @@ impl ControllerSurface {
         picture.drawn = Some(now);
         picture.readiness = awaited(engine);
         picture.report = report(engine, leads);
+        picture.manifest = engine
+            .local_cluster()
+            .map(|local| controller_core::cluster_peer_manifest(local).map_err(|reason| reason.to_string()));
         picture.gauges = gauges(engine, leads);
         picture.refusals = shared.refusals.report();
         for peer in engine.peers() {
@@ -273,15 +274,32 @@ impl Surface for ControllerSurface {
                 serde_json::to_value(report).ok()
             }
             "events" => {
-                let since =
+                drop(picture);
+                let seconds =
                     arguments.split('&').find_map(|argument| argument.strip_prefix("since=")?.parse::<u64>().ok());
-                let oldest =
-                    since.map(|seconds| clock::wall().as_millis().saturating_sub(seconds.saturating_mul(1_000)));
-                let events: Vec<&EventReport> =
-                    picture.events.iter().filter(|event| oldest.is_none_or(|oldest| event.at >= oldest)).collect();
-                serde_json::to_value(events).ok()
+                let since = seconds
+                    .map_or(0, |seconds| clock::wall().as_millis().saturating_sub(seconds.saturating_mul(1_000)));
+                let entries = journal::read_since(&self.journal_folder, WallTime::from_millis(since), MAX_EVENTS);
+                let entries = entries.inspect_err(|error| tracing::warn!(%error, "the journal cannot be read")).ok()?;
+                let events = entries.into_iter().map(|entry| EventReport {
+                    sequence: entry.sequence,
+                    at: entry.at.as_millis(),
+                    subject: entry.transition.subject,
+                    before: entry.transition.before,
+                    after: entry.transition.after,
+                    reason: entry.transition.reason,
+                    cause: entry.transition.cause,
+                });
+                serde_json::to_value(events.collect::<Vec<_>>()).ok()
             }
             "refusals" => serde_json::to_value(&picture.refusals).ok(),
+            "peer-manifest" => Some(match &picture.manifest {
+                Some(Ok(manifest)) => serde_json::json!({ "manifest": manifest }),
+                Some(Err(reason)) => serde_json::json!({ "reason": reason }),
+                None => {
+                    serde_json::json!({ "reason": "there is no LocalCluster: write one that says what this cluster is" })
+                }
+            }),
             _ => None,
         }
     }

@@ -146,6 +146,8 @@ pub enum NoManifest {
         "LocalCluster has no record yet: the controller writes it once the gateways' keys are made; check 'tombolo status'"
     )]
     NoRecord,
+    #[error("no gateway has said yet where it can be dialled: is one running?")]
+    NoEndpoints,
     #[error("the record in LocalCluster's status {0}")]
     BrokenRecord(RecordError),
 }
@@ -156,6 +158,9 @@ pub fn cluster_peer_manifest(local: &LocalCluster) -> Result<String, NoManifest>
     let key = status.identity_key.ok_or(NoManifest::NoRecord)?;
     let signed = SignedRecord::from_base64(&status.record).map_err(NoManifest::BrokenRecord)?;
     let record = signed.verify(&[key]).map_err(NoManifest::BrokenRecord)?;
+    if record.slots.iter().all(|slot| slot.endpoints.is_empty()) {
+        return Err(NoManifest::NoEndpoints);
+    }
     // 96 columns: a person can still see that it is all there.
     let lines: Vec<String> =
         status.record.as_bytes().chunks(96).map(|line| format!("    {}", String::from_utf8_lossy(line))).collect();
