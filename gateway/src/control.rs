@@ -3,25 +3,26 @@
 //! Everything it learns comes by one bounded channel of [`Order`]s, and everything it knows is read from one
 //! [`Snapshot`], so nobody waits for it and it waits for nobody.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
 use api::ClusterId;
 use api::health::HealthReport;
-use api::time::{Instant, WallTime};
+use api::time::Instant;
 use arc_swap::ArcSwap;
 use gateway_core::paths::{ROOM_PER_LINK, RefusedClaim, TICK};
 use gateway_core::{
-    Arena, Event, LaneNumber, Link, Notice, PathState, PathStatus, Paths, Reconfigured, Sealed, Session, Topology,
+    Arena, LaneNumber, Link, Notice, PathState, PathStatus, Paths, Reconfigured, Sealed, Session, Topology,
 };
 
 use tokio::sync::watch;
 
 use crate::clock;
+use crate::journal::EventJournal;
 use crate::lane::{Lane, View};
 use crate::metrics::{PeerLabels, RoundTrips};
 use crate::session::{LaneSessions, Traffic};
@@ -30,9 +31,6 @@ use crate::udp::{BATCH, Sender};
 /// Orders that may wait. Notices come ten times a second from each link, and fifty times from a busy one: this is a
 /// second of a hundred links. More are dropped and counted; the next ones say the same.
 const WAITING_ORDERS: usize = 4_096;
-
-/// Events kept for `tombolo events`.
-const EVENTS: usize = 10_000;
 
 /// How often handshake limits begin anew: they are per second.
 const LIMIT_PERIOD: Duration = Duration::from_secs(1);
@@ -65,44 +63,11 @@ pub(crate) struct LinkSnapshot {
     pub(crate) traffic: Traffic,
 }
 
-/// An event with the time people know.
-#[derive(Clone, Debug)]
-pub(crate) struct DatedEvent {
-    pub(crate) sequence: u64,
-    pub(crate) at: WallTime,
-    pub(crate) event: Event,
-}
-
-/// The latest events, oldest first.
-#[derive(Debug, Default)]
-pub(crate) struct EventLog {
-    events: VecDeque<DatedEvent>,
-    next: u64,
-}
-
-impl EventLog {
-    fn push(&mut self, event: Event, now: Instant) {
-        let ago = now.since(event.at);
-        let at = clock::wall().as_millis().saturating_sub(u64::try_from(ago.as_millis()).unwrap_or_default());
-        if self.events.len() == EVENTS {
-            self.events.pop_front();
-        }
-        tracing::info!(%event, "path event");
-        self.events.push_back(DatedEvent { sequence: self.next, at: WallTime::from_millis(at), event });
-        self.next += 1;
-    }
-
-    pub(crate) fn since(&self, since: WallTime) -> impl Iterator<Item = &DatedEvent> {
-        self.events.iter().filter(move |event| event.at >= since)
-    }
-}
-
 /// How others speak to the control thread and read what it knows.
 #[derive(Clone)]
 pub(crate) struct Control {
     orders: SyncSender<Order>,
     snapshot: Arc<ArcSwap<Snapshot>>,
-    events: Arc<Mutex<EventLog>>,
     reachable: watch::Receiver<ReachablePeers>,
     round_trips: RoundTrips,
 }
@@ -139,17 +104,13 @@ impl Control {
     pub(crate) fn round_trips(&self) -> &RoundTrips {
         &self.round_trips
     }
-
-    pub(crate) fn with_events<T>(&self, read: impl FnOnce(&EventLog) -> T) -> T {
-        read(&self.events.lock().unwrap_or_else(PoisonError::into_inner))
-    }
 }
 
 /// Made before the lanes start, for their threads need its [`Control`]; run after.
 pub(crate) struct ControlThread {
     orders: Receiver<Order>,
     snapshot: Arc<ArcSwap<Snapshot>>,
-    events: Arc<Mutex<EventLog>>,
+    journal: EventJournal,
     reachable: watch::Sender<ReachablePeers>,
     round_trips: RoundTrips,
     paths: Paths,
@@ -159,7 +120,12 @@ pub(crate) struct ControlThread {
 
 impl ControlThread {
     /// `sessions` are the lanes' sessions, empty yet; entry i is lane i.
-    pub(crate) fn new(topology: Topology, sessions: Vec<LaneSessions>, incarnation: u64) -> (Self, Control) {
+    pub(crate) fn new(
+        topology: Topology,
+        sessions: Vec<LaneSessions>,
+        incarnation: u64,
+        journal: EventJournal,
+    ) -> (Self, Control) {
         let now = clock::now();
         let (paths, reconfigured) = Paths::new(topology, incarnation, now);
         let (sender, orders) = sync_channel(WAITING_ORDERS);
@@ -167,18 +133,12 @@ impl ControlThread {
             sessions.iter().map(|sessions| sessions.changed(&reconfigured.removed, &reconfigured.added)).collect();
         let refused_claims = reconfigured.refused;
         let first = Arc::new(ArcSwap::from_pointee(snapshot_of(&paths, &sessions, now)));
-        let events = Arc::default();
         let (news, reachable) = watch::channel(ReachablePeers::new());
         let round_trips = RoundTrips::new();
-        let control = Control {
-            orders: sender,
-            snapshot: Arc::clone(&first),
-            events: Arc::clone(&events),
-            reachable,
-            round_trips: round_trips.clone(),
-        };
+        let control =
+            Control { orders: sender, snapshot: Arc::clone(&first), reachable, round_trips: round_trips.clone() };
         let thread =
-            Self { orders, snapshot: first, events, reachable: news, round_trips, paths, sessions, refused_claims };
+            Self { orders, snapshot: first, journal, reachable: news, round_trips, paths, sessions, refused_claims };
         (thread, control)
     }
 
@@ -231,7 +191,7 @@ impl ControlThread {
                 next_snapshot = now;
                 self.publish_reachable(now);
             }
-            self.take_events(now);
+            self.take_events();
             if now >= next_limit {
                 next_limit = now + LIMIT_PERIOD;
                 self.sessions.iter().for_each(LaneSessions::reset_limit);
@@ -306,7 +266,7 @@ impl ControlThread {
         });
     }
 
-    fn take_events(&mut self, now: Instant) {
+    fn take_events(&mut self) {
         let (events, lost) = self.paths.take_events();
         if events.is_empty() && lost == 0 {
             return;
@@ -314,8 +274,11 @@ impl ControlThread {
         if lost > 0 {
             tracing::warn!(lost, "events were lost: paths changed faster than they could be written down");
         }
-        let mut log = self.events.lock().unwrap_or_else(PoisonError::into_inner);
-        events.into_iter().for_each(|event| log.push(event, now));
+        let ours = self.paths.topology().ours.cluster.to_string();
+        for event in events {
+            tracing::info!(%event, "path event");
+            self.journal.record(&event, &ours);
+        }
     }
 }
 

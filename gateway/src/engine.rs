@@ -10,6 +10,7 @@ use gateway_core::{ExportChange, LaneNumber};
 use ipnet::Ipv6Net;
 
 use crate::control::{self, Control, ControlThread, Order};
+use crate::journal::EventJournal;
 use crate::lane::{Lane, Threads};
 use crate::roster::Roster;
 use crate::session::{LaneKey, LaneSessions};
@@ -41,11 +42,11 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) async fn start(plan: Plan, roster: &Roster) -> Result<Self> {
+    pub(crate) async fn start(plan: Plan, roster: &Roster, journal: EventJournal) -> Result<Self> {
         let keys = plan.keys.iter().zip(0u8..);
         let sessions = keys.map(|(key, number)| LaneSessions::new(LaneNumber(number), key.clone())).collect();
         let incarnation = getrandom::u64().context("the system gives no random numbers")?;
-        let (control_thread, control) = ControlThread::new(roster.topology.clone(), sessions, incarnation);
+        let (control_thread, control) = ControlThread::new(roster.topology.clone(), sessions, incarnation, journal);
         let mut lanes = Vec::new();
         for number in 0..u8::try_from(plan.keys.len()).context("too many lanes")? {
             let tun = Tun::open(&format!("{}{number}", plan.device_prefix), plan.mtu).await?;

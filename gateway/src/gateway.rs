@@ -20,6 +20,7 @@ use crate::clock;
 use crate::control::Order;
 use crate::engine::{Engine, Plan};
 use crate::health::Health;
+use crate::journal::EventJournal;
 use crate::objects::{Objects, Watches};
 use crate::relay::Relay;
 use crate::roster::{Roster, own_control_prefix};
@@ -43,6 +44,7 @@ pub(crate) struct Gateway {
     shared: Arc<Shared>,
     objects: Objects,
     health: Arc<Health>,
+    journal: EventJournal,
     wall_clock: WallClock,
     remembered: SlotFile,
     /// The slot held, and when it was last renewed.
@@ -57,8 +59,7 @@ pub(crate) struct Gateway {
 impl Gateway {
     pub(crate) fn new(config: Config, store: Store, shared: Arc<Shared>) -> Result<Self> {
         let folder = &config.state;
-        std::fs::create_dir_all(folder).with_context(|| format!("making the state folder {}", folder.display()))?;
-        let wall_clock = WallClock::load(folder.join("wall-time"));
+        let wall_clock = WallClock::load(folder.join("gateway-wall-time"));
         let behind = wall_clock.went_back(clock::wall());
         if let Some(behind) = behind {
             tracing::warn!(
@@ -68,8 +69,9 @@ impl Gateway {
         }
         shared.set_clock_went_back(behind);
         Ok(Self {
-            remembered: SlotFile::load(folder.join("slot")),
+            remembered: SlotFile::load(folder.join("gateway-slot")),
             health: Health::new()?,
+            journal: shared.journal().clone(),
             objects: Objects::default(),
             slot: None,
             running: None,
@@ -181,9 +183,9 @@ impl Gateway {
             }
             return Ok(());
         }
-        let engine = Engine::start(plan, roster).await?;
+        let engine = Engine::start(plan, roster, self.journal.clone()).await?;
         engine.export(self.objects.all_exports());
-        let relay = Relay::start(&self.config, engine.plan(), engine.lanes(), engine.control(), roster).await?;
+        let relay = Relay::start(&self.config, engine.plan(), engine.lanes(), engine.control(), roster)?;
         if self.health_thread.is_none() {
             let port = self.config.health_port.unwrap_or(names::ports::HEALTH);
             self.health_thread = Some(self.health.start(port, Arc::clone(&self.shared))?);

@@ -10,7 +10,7 @@
 //! | `control` | the thread that probes and publishes what the lanes use |
 //! | `relay` | bytes between controllers of two clusters |
 //! | `health` | answers to the probes of nodes and DNS servers |
-//! | `surface` | what an operator sees |
+//! | `surface`, `metrics`, `journal`, `ping` | what an operator sees |
 //!
 //! Threads: two for each lane, `gateway-control`, `gateway-health`, and one tokio task for everything that waits for
 //! the store. Nothing asynchronous is on the way of a packet.
@@ -21,6 +21,7 @@ mod engine;
 mod exports;
 mod gateway;
 mod health;
+mod journal;
 mod lane;
 mod metrics;
 mod objects;
@@ -40,6 +41,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use anyhow::Context;
 use api::surface::Surface;
 use store::Store;
 use tokio::task::JoinHandle;
@@ -50,7 +52,7 @@ use tokio_util::sync::CancellationToken;
 pub struct Config {
     /// The node this gateway runs on: it holds its slot under this name.
     pub node_name: String,
-    /// A folder of its own for what must outlive the process.
+    /// A folder for what must outlive the process. Other parts may use it too: our files begin with `gateway-`.
     pub state: PathBuf,
     /// This cluster's controllers, for the relay: `host:port`, or `unix:` and a path.
     pub controllers: Vec<String>,
@@ -88,12 +90,16 @@ impl Config {
 ///
 /// # Errors
 /// The state folder cannot be made. What is missing later is awaited and said by [`Surface::readiness`].
+#[expect(clippy::unused_async, reason = "every part is started alike, and within a runtime")]
 pub async fn start(
     config: Config,
     store: Store,
     stop: CancellationToken,
 ) -> anyhow::Result<(Arc<dyn Surface>, JoinHandle<anyhow::Result<()>>)> {
-    let shared = surface::Shared::new(&config.node_name, store.clone());
+    let folder = &config.state;
+    std::fs::create_dir_all(folder).with_context(|| format!("making the state folder {}", folder.display()))?;
+    let journal = journal::EventJournal::open(&folder.join("gateway-journal"))?;
+    let shared = surface::Shared::new(&config.node_name, store.clone(), journal);
     let gateway = gateway::Gateway::new(config, store, Arc::clone(&shared))?;
     let task = tokio::spawn(gateway.run(stop));
     Ok((shared, task))

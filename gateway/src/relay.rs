@@ -79,7 +79,7 @@ struct Dialler {
 }
 
 impl Relay {
-    pub(crate) async fn start(
+    pub(crate) fn start(
         config: &Config,
         plan: &Plan,
         lanes: &[Arc<Lane>],

@@ -10,13 +10,14 @@ use api::report::{
 use api::surface::{Readiness, Surface};
 use api::time::WallTime;
 use arc_swap::ArcSwapOption;
-use gateway_core::{EventKind, LaneNumber, PathState, RefusalRecord};
+use gateway_core::{PathState, RefusalRecord};
 use serde_json::Value;
 use store::Store;
 
 use crate::clock;
-use crate::control::{Control, DatedEvent, Snapshot};
+use crate::control::{Control, Snapshot};
 use crate::health::Health;
+use crate::journal::EventJournal;
 use crate::lane::Lane;
 use crate::metrics;
 use crate::ping::ping;
@@ -30,6 +31,7 @@ const EVENTS_SINCE: Duration = Duration::from_secs(3_600);
 pub(crate) struct Shared {
     node_name: String,
     store: Store,
+    journal: EventJournal,
     awaiting: Mutex<Option<String>>,
     running: ArcSwapOption<Running>,
     roster: ArcSwapOption<Roster>,
@@ -47,15 +49,20 @@ pub(crate) struct Running {
 }
 
 impl Shared {
-    pub(crate) fn new(node_name: &str, store: Store) -> Arc<Self> {
+    pub(crate) fn new(node_name: &str, store: Store, journal: EventJournal) -> Arc<Self> {
         Arc::new(Self {
             node_name: node_name.to_owned(),
             store,
+            journal,
             awaiting: Mutex::new(Some("the first state from the controller".to_owned())),
             running: ArcSwapOption::empty(),
             roster: ArcSwapOption::empty(),
             clock_went_back: Mutex::default(),
         })
+    }
+
+    pub(crate) fn journal(&self) -> &EventJournal {
+        &self.journal
     }
 
     pub(crate) fn set_awaiting(&self, awaiting: Option<String>) {
@@ -122,11 +129,12 @@ impl Shared {
     }
 
     fn events(&self, since: Duration) -> Vec<EventReport> {
-        let Some(running) = self.running() else { return Vec::new() };
         let ago = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
         let since = WallTime::from_millis(clock::wall().as_millis().saturating_sub(ago));
-        let ours = running.control.snapshot().topology.ours.cluster.to_string();
-        running.control.with_events(|events| events.since(since).map(|event| event_report(event, &ours)).collect())
+        self.journal.since(since).unwrap_or_else(|error| {
+            tracing::warn!("{error:#}");
+            Vec::new()
+        })
     }
 
     fn ping(&self, peer: &str) -> PingReport {
@@ -249,28 +257,5 @@ fn protocol_name(protocol: u8) -> String {
         ICMP => "ICMP".to_owned(),
         ICMPV6 => "ICMPv6".to_owned(),
         other => other.to_string(),
-    }
-}
-
-fn event_report(dated: &DatedEvent, ours: &str) -> EventReport {
-    let event = &dated.event;
-    let LaneNumber(lane) = event.lane;
-    let nothing = || (String::new(), String::new());
-    let ((before, after), reason) = match event.kind {
-        EventKind::PathChanged { from, to, cause } => ((from.to_string(), to.to_string()), format!("{cause:?}")),
-        EventKind::EndpointMoved { from, to } => {
-            let from = from.map(|from| from.to_string()).unwrap_or_default();
-            ((from, to.to_string()), event.kind.name().to_owned())
-        }
-        EventKind::PeerDraining(_) | EventKind::PeerRestarted => (nothing(), event.kind.name().to_owned()),
-    };
-    EventReport {
-        sequence: dated.sequence,
-        at: dated.at.as_millis(),
-        subject: format!("path {ours}→{} gateway {} lane {lane}", event.cluster, event.slot),
-        before,
-        after,
-        reason,
-        cause: None,
     }
 }

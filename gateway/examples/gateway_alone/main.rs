@@ -12,6 +12,7 @@
 //! | `{"put": {…}}` | stores an object | `true` |
 //! | `{"remove": {"kind": …, "namespace": …, "name": …}}` | removes one | `true` |
 //! | `{"read": {"kind": …, "namespace": …, "name": …}}` | | the object or `null` |
+//! | `{"cutOff": true}` | lets nothing be written, as if the controller were away | `true` |
 //! | `{"ask": "status"}` | | what the gateway answers to that question |
 //! | `{"ready": true}` | | what is still awaited |
 //! | `{"metrics": true}` | | the metrics as one string |
@@ -95,6 +96,8 @@ async fn answer(request: &Value, memory: &Memory, surface: &Arc<dyn Surface>) ->
         // A ping waits for its answer.
         let surface = Arc::clone(surface);
         return Ok(tokio::task::spawn_blocking(move || surface.answer(&question)).await?.unwrap_or_default());
+    } else if let Some(away) = request["cutOff"].as_bool() {
+        memory.cut_off(away);
     } else if request.get("ready").is_some() {
         return Ok(json!(surface.readiness().awaiting));
     } else if request.get("metrics").is_some() {

@@ -1,7 +1,9 @@
 //! A store in memory: what a controller would hand out, put there by whoever steers this program.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
@@ -11,7 +13,10 @@ use store::{Error, Event, KindName, ObjectKey, Preconditions};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 #[derive(Default)]
-pub(crate) struct Memory(Mutex<Objects>);
+pub(crate) struct Memory {
+    objects: Mutex<Objects>,
+    cut_off: AtomicBool,
+}
 
 #[derive(Default)]
 struct Objects {
@@ -62,7 +67,16 @@ fn key_of(object: &Value) -> ObjectKey {
 
 impl Memory {
     fn objects(&self) -> MutexGuard<'_, Objects> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on nothing can be written, as when the controller is away.
+    pub(crate) fn cut_off(&self, away: bool) {
+        self.cut_off.store(away, Ordering::Release);
+    }
+
+    fn check_reachable(&self) -> Result<(), Error> {
+        if self.cut_off.load(Ordering::Acquire) { Err(Error::Unavailable("cut off".into())) } else { Ok(()) }
     }
 
     /// Stores an object whatever is there.
@@ -105,6 +119,7 @@ impl Backend for Memory {
     }
 
     async fn create(&self, kind: KindName, object: Value) -> Result<Value, Error> {
+        self.check_reachable()?;
         let mut objects = self.objects();
         let key = key_of(&object);
         if objects.current(kind.kind, &key).is_some() {
@@ -114,6 +129,7 @@ impl Backend for Memory {
     }
 
     async fn update(&self, kind: KindName, mut object: Value) -> Result<Value, Error> {
+        self.check_reachable()?;
         let mut objects = self.objects();
         let known = objects.check_version(kind, &object)?;
         if let Some(status) = known.get("status") {
@@ -123,6 +139,7 @@ impl Backend for Memory {
     }
 
     async fn update_status(&self, kind: KindName, object: Value) -> Result<Value, Error> {
+        self.check_reachable()?;
         let mut objects = self.objects();
         let mut known = objects.check_version(kind, &object)?;
         known["status"] = object["status"].clone();
@@ -130,12 +147,14 @@ impl Backend for Memory {
     }
 
     async fn delete(&self, kind: KindName, key: &ObjectKey, _: Preconditions) -> Result<(), Error> {
+        self.check_reachable()?;
         let namespace = Some(key.namespace.as_str()).filter(|namespace| !namespace.is_empty());
         self.remove(kind.kind, namespace, &key.name);
         Ok(())
     }
 
     fn interruption(&self) -> Option<Interruption> {
-        None
+        let reason = self.check_reachable().err()?.to_string();
+        Some(Interruption { since: SystemTime::UNIX_EPOCH, reason })
     }
 }

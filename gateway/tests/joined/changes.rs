@@ -35,6 +35,8 @@ fn a_gateway_that_was_killed_is_noticed_and_joins_again_whichever_side_it_is() {
             killed.wait_until(witness.id(), "Up")?;
             println!("{} is back after {:?}", killed.id(), started.elapsed());
             reach(&client, &server)?;
+            let remembered = killed.ask("events")?.as_array().map_or(0, Vec::len);
+            ensure!(remembered >= 2, "its journal has what was before its end: {remembered}");
             let events = witness.ask("events")?;
             let reasons: Vec<_> =
                 events.as_array().context("events are a list")?.iter().map(|event| event["reason"].clone()).collect();
@@ -124,5 +126,43 @@ fn a_peer_that_is_blocked_is_cut_off_and_others_are_not_disturbed() {
             Ok(end.status()?["peers"].as_array().is_some_and(|all| all.iter().all(|path| path["peer"] != "birch")))
         })?;
         other.wait_until("amber", "Down")
+    });
+}
+
+#[test]
+fn a_gateway_starts_from_its_last_state_while_its_controller_is_away() {
+    world_test(|world| {
+        let (mut one, other) = joined(world, Outer::V4)?;
+        let (client, server) = pods(&one, &other)?;
+        let condition = |end: &End| -> Result<serde_json::Value> {
+            Ok(end.read("TunnelGateway", "gateway-0")?["status"]["conditions"][0].clone())
+        };
+        one.wait_for("its status", |end| Ok(condition(end)?["status"] == "True"))?;
+        one.kill()?;
+        other.wait_until("amber", "Down")?;
+        one.start_cut_off()?;
+        one.route_to(&[&other.cluster])?;
+        one.wait_until("birch", "Up")?;
+        reach(&client, &server)?;
+        ensure!(one.read("Lease", "gateway-slot-0")?.is_null(), "nothing could be written");
+        ensure!(one.status()?["feed"]["interruptedFor"].is_number(), "and status says so");
+        one.request(&json!({"cutOff": false}))?;
+        one.wait_for("its slot", |end| Ok(!end.read("Lease", "gateway-slot-0")?.is_null()))?;
+        one.wait_for("its status", |end| Ok(condition(end)?["status"] == "True"))
+    });
+}
+
+#[test]
+fn another_mtu_starts_the_lanes_anew_and_they_join_again() {
+    world_test(|world| {
+        let (mut one, other) = joined(world, Outer::V4)?;
+        let (client, server) = pods(&one, &other)?;
+        one.set_mtu(1300)?;
+        one.wait_for("the new MTU", |end| Ok(end.status()?["peers"][0]["mtu"] == 1300))?;
+        one.wait_until("birch", "Up")?;
+        // Routes over a device go away with it.
+        one.route_to(&[&other.cluster])?;
+        other.wait_until("amber", "Up")?;
+        reach(&client, &server)
     });
 }

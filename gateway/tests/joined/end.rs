@@ -172,6 +172,17 @@ impl End {
         self.put(object)
     }
 
+    /// The largest inner packet, in bytes.
+    pub(crate) fn set_mtu(&mut self, mtu: u16) -> Result<()> {
+        let mut object = self.local_cluster();
+        object["spec"]["gateways"]["mtu"] = json!(mtu);
+        self.put(object)
+    }
+
+    pub(crate) fn read(&self, kind: &str, name: &str) -> Result<Value> {
+        self.request(&json!({"read": {"kind": kind, "namespace": "tombolo-system", "name": name}}))
+    }
+
     pub(crate) fn block(&mut self, peer: &str) -> Result<()> {
         let known =
             self.objects.iter().find(|known| known["kind"] == "ClusterPeer" && known["metadata"]["name"] == peer);
@@ -196,6 +207,15 @@ impl End {
 
     /// Starts the process and waits until it forwards.
     pub(crate) fn start(&mut self) -> Result<()> {
+        self.start_with(false)
+    }
+
+    /// Starts it while its controller is away: what it knew is read from its cache, and nothing can be written.
+    pub(crate) fn start_cut_off(&mut self) -> Result<()> {
+        self.start_with(true)
+    }
+
+    fn start_with(&mut self, cut_off: bool) -> Result<()> {
         self.starts += 1;
         let folder = self.node.run_folder().join("gateway");
         std::fs::create_dir_all(&folder)?;
@@ -205,6 +225,7 @@ impl End {
         let process = self.node.start(&format!("gateway-{}", self.starts), command)?;
         process.wait_for_line("gateway_alone listens", LIMIT)?;
         self.process = Some(process);
+        self.request(&json!({ "cutOff": cut_off }))?;
         for object in self.objects.clone() {
             self.request(&json!({ "put": object }))?;
         }

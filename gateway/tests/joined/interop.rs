@@ -1,7 +1,6 @@
 //! Joined with upstream wireguard-go, whichever side calls.
 
 use anyhow::{Result, ensure};
-use ipnet::IpNet;
 use netns_tests::traffic::icmp;
 use netns_tests::wireguard_go::{PROGRAM_VARIABLE, WireguardGo, WireguardPeer, build};
 use netns_tests::{World, world_test_with};
@@ -45,7 +44,7 @@ fn joined_with_wireguard_go(world: &World, caller: Caller) -> Result<()> {
     end.set_peer(&WireguardPeer {
         public_key: ours.public_keys()[0],
         endpoint: (caller == Caller::Them).then(|| ours.node.addresses().with_port(PORT)[0]),
-        allowed: ranges.into_iter().flat_map(|ranges| ranges.both()).map(IpNet::from).collect(),
+        allowed: ranges.into_iter().flat_map(|ranges| ranges.both()).collect(),
         keepalive: 0,
     })?;
     let (client, server) = (ours.node.pod("client")?, theirs.node.infrastructure());
