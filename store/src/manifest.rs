@@ -4,6 +4,9 @@
 //! A file is split at its `---` lines before it is parsed, so that a broken document costs only itself.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -51,10 +54,12 @@ impl Key {
 }
 
 /// What one file says.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Manifest {
     pub(crate) documents: Vec<Document>,
     pub(crate) problems: Vec<Problem>,
+    /// What each document's text came to, by a mark of the text.
+    read: BTreeMap<u64, Arc<Read>>,
 }
 
 /// A good object and where it stands.
@@ -62,7 +67,21 @@ pub(crate) struct Manifest {
 pub(crate) struct Document {
     pub(crate) key: Key,
     pub(crate) line: u64,
-    pub(crate) object: Value,
+    /// The same one for as long as its document's text stays the same.
+    pub(crate) object: Arc<Value>,
+}
+
+/// What one document's text came to; lines count from its first.
+#[derive(Debug, Default)]
+struct Read {
+    documents: Vec<Document>,
+    problems: Vec<Problem>,
+}
+
+impl Read {
+    fn problem(&mut self, line: u64, key: Option<Key>, reason: impl Into<String>) {
+        self.problems.push(Problem { line: Some(line), key, reason: shortened(reason.into()) });
+    }
 }
 
 /// A document that is refused.
@@ -78,7 +97,7 @@ pub(crate) struct Problem {
 impl Manifest {
     /// A file that cannot be read at all.
     pub(crate) fn unreadable(reason: String) -> Self {
-        Self { documents: Vec::new(), problems: vec![Problem { line: None, key: None, reason }] }
+        Self { problems: vec![Problem { line: None, key: None, reason }], ..Self::default() }
     }
 
     /// Whether something in the file cannot be told apart: any object that came from this file may be meant.
@@ -86,36 +105,41 @@ impl Manifest {
         self.problems.iter().any(|problem| problem.key.is_none())
     }
 
-    fn problem(&mut self, line: u64, key: Option<Key>, reason: impl Into<String>) {
-        self.problems.push(Problem { line: Some(line), key, reason: shortened(reason.into()) });
+    /// Takes a document that begins on `line`.
+    fn take(&mut self, line: u64, read: &Read) {
+        let at = |inside: u64| line + inside - 1;
+        self.documents
+            .extend(read.documents.iter().map(|document| Document { line: at(document.line), ..document.clone() }));
+        self.problems
+            .extend(read.problems.iter().map(|problem| Problem { line: problem.line.map(at), ..problem.clone() }));
     }
 }
 
 /// What is wrong with a manifest's bytes: each refused document's line, from 1, and the reason; empty when all is well.
 /// `json` says that the file's name ends so.
 pub fn check(bytes: &[u8], json: bool) -> Vec<(Option<u64>, String)> {
-    read(bytes, json).problems.into_iter().map(|problem| (problem.line, problem.reason)).collect()
+    read(bytes, json, None).problems.into_iter().map(|problem| (problem.line, problem.reason)).collect()
 }
 
 /// Reads a file's bytes. `json` says that the file's name ends so.
-pub(crate) fn read(bytes: &[u8], json: bool) -> Manifest {
+///
+/// Of a YAML file only those documents are parsed that `before`, what the file said before, did not have: one change
+/// in a file of ten thousand objects costs one object.
+pub(crate) fn read(bytes: &[u8], json: bool, before: Option<&Manifest>) -> Manifest {
     if bytes.len() > MAX_FILE_BYTES {
         return Manifest::unreadable(too_large(bytes.len() as u64));
     }
-    let text = match std::str::from_utf8(bytes) {
-        Ok(text) => text.strip_prefix('\u{feff}').unwrap_or(text),
+    let mut manifest = Manifest::default();
+    match std::str::from_utf8(bytes) {
+        Ok(text) => {
+            let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+            if json { read_json(text, &mut manifest) } else { read_yaml(text, &mut manifest, before) }
+        }
         Err(error) => {
             let line = 1 + bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count() as u64;
-            let mut manifest = Manifest::default();
-            manifest.problem(line, None, "is not UTF-8: save the file as UTF-8");
-            return manifest;
+            let reason = "is not UTF-8: save the file as UTF-8".into();
+            manifest.problems.push(Problem { line: Some(line), key: None, reason });
         }
-    };
-    let mut manifest = Manifest::default();
-    if json {
-        read_json(text, &mut manifest);
-    } else {
-        read_yaml(text, &mut manifest);
     }
     if manifest.problems.len() > MAX_PROBLEMS {
         let more = manifest.problems.len() - MAX_PROBLEMS;
@@ -136,37 +160,54 @@ pub(crate) fn too_large(size: u64) -> String {
 }
 
 fn read_json(text: &str, manifest: &mut Manifest) {
+    let mut read = Read::default();
     let documents = serde_json::Deserializer::from_str(text).into_iter::<Value>();
     for (index, document) in documents.enumerate() {
-        if index >= MAX_DOCUMENTS {
-            manifest.problem(1, None, too_many());
-            return;
-        }
         match document {
-            Ok(value) => read_object(value, 1, None, manifest),
-            Err(error) => manifest.problem(error.line().max(1) as u64, None, format!("is not JSON: {error}")),
+            _ if index >= MAX_DOCUMENTS => {
+                read.problem(1, None, too_many());
+                break;
+            }
+            Ok(value) => read_object(value, 1, None, &mut read),
+            Err(error) => read.problem(error.line().max(1) as u64, None, format!("is not JSON: {error}")),
         }
     }
+    manifest.take(1, &read);
 }
 
-fn read_yaml(text: &str, manifest: &mut Manifest) {
+fn read_yaml(text: &str, manifest: &mut Manifest, before: Option<&Manifest>) {
     let documents = Chunks::new(text).filter(|chunk| !chunk.text.lines().all(says_nothing));
     for (index, chunk) in documents.enumerate() {
         if index >= MAX_DOCUMENTS {
-            manifest.problem(chunk.line, None, too_many());
+            manifest.problems.push(Problem { line: Some(chunk.line), key: None, reason: too_many() });
             return;
         }
-        match parse::<Value>(&chunk.text) {
-            Ok(Value::Null) => {}
-            Ok(value) => read_object(
-                value,
-                chunk.line + chunk.text.lines().take_while(|line| says_nothing(line)).count() as u64,
-                Some(&chunk),
-                manifest,
-            ),
-            Err((line, reason)) => manifest.problem(chunk.line + line - 1, None, reason),
-        }
+        let mark = mark(&chunk.text);
+        let known = before.and_then(|before| before.read.get(&mark)).cloned();
+        let read = known.unwrap_or_else(|| Arc::new(read_document(&chunk.text)));
+        manifest.take(chunk.line, &read);
+        manifest.read.insert(mark, read);
     }
+}
+
+/// Tells texts apart. A chance of one in 2^64 that two versions of a document look alike is none.
+fn mark(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn read_document(text: &str) -> Read {
+    let mut read = Read::default();
+    match parse::<Value>(text) {
+        Ok(Value::Null) => {}
+        Ok(value) => {
+            let line = 1 + text.lines().take_while(|line| says_nothing(line)).count() as u64;
+            read_object(value, line, Some(text), &mut read);
+        }
+        Err((line, reason)) => read.problem(line, None, reason),
+    }
+    read
 }
 
 fn too_many() -> String {
@@ -206,44 +247,44 @@ pub(crate) fn parse<T: DeserializeOwned>(document: &str) -> Result<T, (u64, Stri
 }
 
 /// Takes one parsed document: an object, or a `List` of them.
-fn read_object(value: Value, line: u64, chunk: Option<&Chunk<'_>>, manifest: &mut Manifest) {
-    let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let (version, kind) = (text("apiVersion"), text("kind"));
+fn read_object(value: Value, line: u64, text: Option<&str>, read: &mut Read) {
+    let said = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let (version, kind) = (said("apiVersion"), said("kind"));
     if !value.is_object() {
-        return manifest.problem(line, None, "is not an object: start it with apiVersion, kind and metadata");
+        return read.problem(line, None, "is not an object: start it with apiVersion, kind and metadata");
     }
     if kind.is_empty() || version.is_empty() {
-        return manifest.problem(line, None, "says no apiVersion and kind: every object says both");
+        return read.problem(line, None, "says no apiVersion and kind: every object says both");
     }
     if kind == "List" && version == "v1" {
         let Value::Object(mut fields) = value else { return };
         let items = match fields.remove("items") {
             Some(Value::Array(items)) => items,
             None | Some(Value::Null) => Vec::new(),
-            Some(_) => return manifest.problem(line, None, "items: must be a list of objects"),
+            Some(_) => return read.problem(line, None, "items: must be a list of objects"),
         };
         for item in items {
             if item.get("kind").and_then(Value::as_str) == Some("List") {
-                manifest.problem(line, None, "a List inside a List is not read: put its items side by side");
+                read.problem(line, None, "a List inside a List is not read: put its items side by side");
             } else {
-                read_object(item, line, None, manifest);
+                read_object(item, line, None, read);
             }
         }
         return;
     }
     let (group, _) = version.split_once('/').unwrap_or(("", &version));
     let Some(known) = kinds::find(group, &kind) else {
-        return manifest.problem(line, None, unknown_kind(&version, &kind));
+        return read.problem(line, None, unknown_kind(&version, &kind));
     };
     if !known.versions.contains(&version.as_str()) {
         let expected = known.versions.join(" or ");
-        return manifest.problem(
+        return read.problem(
             line,
             Some(Key::of(known.name, &value)),
             format!("apiVersion '{version}' is not known for {kind}: write {expected}"),
         );
     }
-    admit(known, value, line, chunk, manifest);
+    admit(known, value, line, text, read);
 }
 
 fn unknown_kind(version: &str, kind: &str) -> String {
@@ -257,7 +298,7 @@ fn unknown_kind(version: &str, kind: &str) -> String {
     }
 }
 
-fn admit(known: &Known, mut value: Value, line: u64, chunk: Option<&Chunk<'_>>, manifest: &mut Manifest) {
+fn admit(known: &Known, mut value: Value, line: u64, text: Option<&str>, read: &mut Read) {
     let key = Key::of(known.name, &value);
     let named = (!key.object.name.is_empty()).then(|| key.clone());
     if let Some(fields) = value.as_object_mut() {
@@ -284,26 +325,25 @@ fn admit(known: &Known, mut value: Value, line: u64, chunk: Option<&Chunk<'_>>, 
         }
     }
     match known.admit(value) {
-        Ok(object) => manifest.documents.push(Document { key: Key::of(known.name, &object), line, object }),
+        Ok(object) => {
+            read.documents.push(Document { key: Key::of(known.name, &object), line, object: Arc::new(object) })
+        }
         Err(Refusal::Shape(detail)) => {
             // The typed parser knows the very line; without the text there is only the object's first.
-            let found = chunk.and_then(|chunk| {
-                let (at, reason) = known.locate(&chunk.text)?;
-                let named = unknown_field(&reason).and_then(|name| crate::field_line::find_name(&chunk.text, name));
-                Some((chunk.line + named.unwrap_or(at) - 1, reason))
+            let found = text.and_then(|text| {
+                let (at, reason) = known.locate(text)?;
+                let named = unknown_field(&reason).and_then(|name| crate::field_line::find_name(text, name));
+                Some((named.unwrap_or(at), reason))
             });
             let (line, mut reason) = found.unwrap_or((line, detail));
             if unknown_field(&reason).is_some() {
                 reason.push_str(": check its spelling, or update Tombolo");
             }
-            manifest.problem(line, named, reason);
+            read.problem(line, named, reason);
         }
         Err(Refusal::Rules(violations)) => {
-            let at = violations.first().and_then(|violation| {
-                let chunk = chunk?;
-                Some(chunk.line + crate::field_line::find(&chunk.text, &violation.path)? - 1)
-            });
-            manifest.problem(at.unwrap_or(line), named, Refusal::Rules(violations).to_string());
+            let at = violations.first().and_then(|violation| crate::field_line::find(text?, &violation.path));
+            read.problem(at.unwrap_or(line), named, Refusal::Rules(violations).to_string());
         }
     }
 }
@@ -404,7 +444,7 @@ mod tests {
     #[test]
     fn a_broken_document_costs_only_itself() {
         let good = "apiVersion: v1\nkind: Namespace\nmetadata: { name: shop }\n";
-        let manifest = read(format!("{{\n---\n{good}---\nkind: [\n").as_bytes(), false);
+        let manifest = read(format!("{{\n---\n{good}---\nkind: [\n").as_bytes(), false, None);
         assert_eq!(manifest.documents.len(), 1);
         assert_eq!(manifest.documents[0].line, 3);
         assert_eq!(manifest.problems.len(), 2, "{:?}", manifest.problems);
@@ -413,29 +453,39 @@ mod tests {
 
     #[test]
     fn a_key_that_is_said_twice_is_refused() {
-        let manifest = read(b"apiVersion: v1\nkind: Namespace\nkind: Node\nmetadata: { name: a }\n", false);
+        let manifest = read(b"apiVersion: v1\nkind: Namespace\nkind: Node\nmetadata: { name: a }\n", false, None);
         assert!(manifest.problems[0].reason.contains("kind"), "{:?}", manifest.problems);
         assert_eq!(manifest.problems[0].line, Some(3));
     }
 
     #[test]
     fn a_file_of_endless_problems_is_reported_in_bounded_words() {
-        let manifest = read("---\n[]\n".repeat(20_000).as_bytes(), false);
+        let manifest = read("---\n[]\n".repeat(20_000).as_bytes(), false, None);
         assert!(manifest.problems.len() <= MAX_PROBLEMS + 1);
         assert!(manifest.is_opaque());
         let long = format!("apiVersion: v1\nkind: {}\n", "x".repeat(1_000_000));
-        assert!(read(long.as_bytes(), false).problems[0].reason.len() < 2 * MAX_REASON_BYTES);
+        assert!(read(long.as_bytes(), false, None).problems[0].reason.len() < 2 * MAX_REASON_BYTES);
+    }
+
+    #[test]
+    fn a_document_that_stays_the_same_is_not_read_again() {
+        let document = |name: &str| format!("apiVersion: v1\nkind: Namespace\nmetadata: {{ name: {name} }}\n---\n");
+        let first = read((document("a") + &document("b")).as_bytes(), false, None);
+        let second = read((document("c") + &document("b")).as_bytes(), false, Some(&first));
+        assert!(Arc::ptr_eq(&first.documents[1].object, &second.documents[1].object));
+        assert_eq!(second.documents[1].line, 5);
+        assert_eq!(second.documents[0].key.object.name, "c");
     }
 
     #[test]
     fn a_file_that_is_not_utf_8_is_reported_with_its_line() {
-        assert_eq!(read(b"a: 1\nb: \xff\n", false).problems[0].line, Some(2));
+        assert_eq!(read(b"a: 1\nb: \xff\n", false, None).problems[0].line, Some(2));
     }
 
     proptest! {
         #[test]
         fn no_bytes_make_the_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), json: bool) {
-            read(&bytes, json);
+            read(&bytes, json, None);
         }
 
         #[test]
@@ -443,7 +493,7 @@ mod tests {
             text in "(apiVersion: (v1|tombolo.dev/v1alpha1|multicluster.x-k8s.io/v1beta1|discovery.k8s.io/v1)\n|kind: (Service|List|Secret|EndpointSlice|RoutingPolicy|ServiceExport|Namespace)\n|metadata:|  name: a\n| \\{name: [a-z]{1,4}\\}\n|items:\n|- |  |spec:|stringData: |data: |[a-z]: |[&*][a-c] |---\n|\\[|\\]|\\{|\\}|\"|'|\n|: |!!|\\||>){0,40}",
             json: bool,
         ) {
-            read(text.as_bytes(), json);
+            read(text.as_bytes(), json, None);
         }
     }
 }

@@ -298,6 +298,7 @@ async fn a_connection_that_went_dead_without_a_word_is_noticed_by_both_ends() {
     config.controllers = vec![address.to_string()];
     let store = feed::connect(config).unwrap();
     assert!(before_the_limit(listener.seen.recv()).await.unwrap().connected);
+    interruption_ends(&store).await;
     silence.send_replace(true);
     interrupted(&store, |reason| reason.contains("said nothing")).await;
     assert!(!before_the_limit(listener.seen.recv()).await.unwrap().connected);

@@ -2,6 +2,9 @@
 //! Nothing here touches a file.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde_json::Value;
 
 use super::objects::Objects;
 use super::report::Report;
@@ -29,34 +32,34 @@ pub(crate) enum Wanted<'a> {
 }
 
 impl Declarations {
-    /// Takes what a file says now (`None`: it is gone) and returns the objects this may concern.
+    /// Takes what a file says now (`None`: it is gone) and returns the objects this concerns: those whose document is
+    /// another one than before.
     pub(crate) fn set(&mut self, file: &str, manifest: Option<Manifest>, objects: &Objects) -> BTreeSet<Key> {
-        let mut touched: BTreeSet<Key> = objects.of_file(file).cloned().collect();
-        if let Some(old) = self.files.remove(file) {
-            for (index, document) in old.documents.iter().enumerate() {
-                touched.insert(document.key.clone());
-                if let Some(places) = self.places.get_mut(&document.key) {
-                    places.remove(&(file.to_owned(), index));
-                    if places.is_empty() {
-                        self.places.remove(&document.key);
-                    }
+        let old = self.files.remove(file).unwrap_or_default();
+        let new = manifest.as_ref().map(|manifest| manifest.documents.as_slice()).unwrap_or_default();
+        let touched = differences(&old.documents, new, objects.of_file(file));
+        for (index, document) in old.documents.iter().enumerate() {
+            if let Some(places) = self.places.get_mut(&document.key) {
+                places.remove(&(file.to_owned(), index));
+                if places.is_empty() {
+                    self.places.remove(&document.key);
                 }
             }
-            for key in old.problems.iter().filter_map(|problem| problem.key.as_ref()) {
-                touched.insert(key.clone());
-                if let Some(count) = self.refused.get_mut(key) {
-                    *count -= 1;
-                    if *count == 0 {
-                        self.refused.remove(key);
-                    }
+        }
+        for (index, document) in new.iter().enumerate() {
+            self.places.entry(document.key.clone()).or_default().insert((file.to_owned(), index));
+        }
+        let mut touched: BTreeSet<Key> = touched.into_iter().cloned().collect();
+        for key in old.problems.iter().filter_map(|problem| problem.key.as_ref()) {
+            touched.insert(key.clone());
+            if let Some(count) = self.refused.get_mut(key) {
+                *count -= 1;
+                if *count == 0 {
+                    self.refused.remove(key);
                 }
             }
         }
         if let Some(manifest) = manifest {
-            for (index, document) in manifest.documents.iter().enumerate() {
-                touched.insert(document.key.clone());
-                self.places.entry(document.key.clone()).or_default().insert((file.to_owned(), index));
-            }
             for key in manifest.problems.iter().filter_map(|problem| problem.key.as_ref()) {
                 touched.insert(key.clone());
                 *self.refused.entry(key.clone()).or_default() += 1;
@@ -64,6 +67,11 @@ impl Declarations {
             self.files.insert(file.to_owned(), manifest);
         }
         touched
+    }
+
+    /// What a file says.
+    pub(crate) fn file(&self, file: &str) -> Option<&Manifest> {
+        self.files.get(file)
     }
 
     pub(crate) fn files(&self) -> impl Iterator<Item = &String> {
@@ -126,4 +134,19 @@ impl Declarations {
         reports.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
         reports
     }
+}
+
+/// The objects that another document defines than before, or none, and those that came from the file before its
+/// documents were known.
+fn differences<'a>(old: &'a [Document], new: &'a [Document], kept: impl Iterator<Item = &'a Key>) -> BTreeSet<&'a Key> {
+    // Of two documents for one object in a file the first counts.
+    let first = |documents: &'a [Document]| -> BTreeMap<&'a Key, &'a Arc<Value>> {
+        documents.iter().rev().map(|document| (&document.key, &document.object)).collect()
+    };
+    let (old, new) = (first(old), first(new));
+    let same = |key: &Key| match (old.get(key), new.get(key)) {
+        (Some(old), Some(new)) => Arc::ptr_eq(old, new) || old == new,
+        _ => false,
+    };
+    old.keys().chain(new.keys()).copied().chain(kept).filter(|key| !same(key)).collect()
 }

@@ -1,6 +1,7 @@
 //! Reading the manifests folder: which files there are, and what one says.
 
 use std::fs::{self, OpenOptions};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -78,18 +79,26 @@ fn bytes(path: &Path) -> Option<Result<Vec<u8>, String>> {
     }
 }
 
-/// What the file at `path` says now, and a mark that tells this from another content.
-pub(crate) fn read(path: &Path) -> Option<(u64, Box<dyn FnOnce() -> Manifest>)> {
-    use std::hash::{DefaultHasher, Hash, Hasher};
-    let content = bytes(path)?;
+/// The content of the file at `path` now, and a mark that tells it from another; `None` when there is no such file.
+pub(crate) fn read(path: &Path) -> Option<(u64, Content)> {
+    let content = Content { bytes: bytes(path)?, json: path.extension().is_some_and(|end| end == "json") };
     let mut hasher = DefaultHasher::new();
-    content.hash(&mut hasher);
-    let json = path.extension().is_some_and(|end| end == "json");
-    Some((
-        hasher.finish(),
-        Box::new(move || match content {
-            Ok(bytes) => manifest::read(&bytes, json),
+    content.bytes.hash(&mut hasher);
+    Some((hasher.finish(), content))
+}
+
+/// A file's bytes, or why they cannot be read.
+pub(crate) struct Content {
+    bytes: Result<Vec<u8>, String>,
+    json: bool,
+}
+
+impl Content {
+    /// What they say; `before` is what the file said before.
+    pub(crate) fn parse(self, before: Option<&Manifest>) -> Manifest {
+        match self.bytes {
+            Ok(bytes) => manifest::read(&bytes, self.json, before),
             Err(reason) => Manifest::unreadable(reason),
-        }),
-    ))
+        }
+    }
 }

@@ -62,6 +62,7 @@ pub(crate) struct Owner {
     pub(crate) broken_state: Vec<String>,
     pub(crate) _lock: Lock,
     pub(crate) declarations: Declarations,
+    /// A mark of each file's content: what did not change is not parsed.
     pub(crate) contents: BTreeMap<String, u64>,
     pub(crate) watchers: BTreeMap<KindName, Vec<mpsc::UnboundedSender<Event<Value>>>>,
     /// Files to read, and when.
@@ -296,11 +297,11 @@ impl Owner {
                     self.contents.remove(&file);
                     None
                 }
-                Some((content, parse)) => {
-                    if self.contents.insert(file.clone(), content) == Some(content) {
+                Some((mark, content)) => {
+                    if self.contents.insert(file.clone(), mark) == Some(mark) {
                         continue;
                     }
-                    Some(parse())
+                    Some(content.parse(self.declarations.file(&file)))
                 }
             };
             touched.extend(self.declarations.set(&file, manifest, &self.objects));
