@@ -10,6 +10,8 @@
 //! | read once | [`Store::get`], [`Store::list`] |
 //! | write | [`Store::create`], [`Store::update`], [`Store::update_status`], [`Store::delete`] |
 //!
+//! [`journal`] beside them keeps what changed state, when and why.
+//!
 //! Writes carry preconditions: an update names the uid and resourceVersion it read, a create fails when the object is
 //! there, a delete may name both. A write that changes nothing makes no new version and no event.
 
@@ -54,7 +56,8 @@ impl Store {
     }
 
     /// What is there now as one [`Event::Reset`], then every change. Never ends while the backend lives: a backend
-    /// that lost its source sends a new `Reset` when it has it again.
+    /// that lost its source and missed something meanwhile sends a new `Reset` when it has it again. Nothing comes
+    /// before the kind is known once, and nothing at all of a kind this agent's role may not see.
     pub fn watch<K: Kind>(&self) -> Watch<K> {
         Watch { raw: self.backend.watch(KindName::of::<K>()), kind: PhantomData }
     }

@@ -311,3 +311,151 @@ fn path_of(folder: &Path, number: u64) -> PathBuf {
 fn number_of(name: &str) -> Option<u64> {
     name.strip_prefix("objects-")?.strip_suffix(".log")?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::super::objects::Planned;
+    use super::super::record::Birth;
+    use super::super::writes;
+    use super::*;
+    use crate::backend::{KindName, Preconditions};
+
+    fn lease() -> KindName {
+        KindName::of::<api::kubernetes::Lease>()
+    }
+
+    fn key(index: usize) -> Key {
+        Key { kind: lease(), object: ObjectKey::new(Some("test"), &format!("lease-{index}")) }
+    }
+
+    /// Plans a write, keeps it and makes it true.
+    fn write(log: &mut StateLog, objects: &mut Objects, write: impl FnOnce(&mut Planned<'_>)) {
+        let births = || Birth { uid: format!("uid-{}", objects.version()), time: "2026-01-01T00:00:00Z".into() };
+        let mut planned = Planned::new(objects, &births);
+        write(&mut planned);
+        let plan = planned.finish();
+        log.append(&plan).unwrap();
+        objects.commit(&plan);
+    }
+
+    fn put(log: &mut StateLog, objects: &mut Objects, index: usize, holder: &str) {
+        let spec = json!({ "holderIdentity": holder });
+        let known = objects.get(&key(index)).map(|record| record.object.clone());
+        write(log, objects, |planned| {
+            let result = match known {
+                Some(mut object) => {
+                    object["spec"] = spec;
+                    writes::update(planned, lease(), object)
+                }
+                None => {
+                    let metadata = json!({ "namespace": "test", "name": key(index).object.name });
+                    writes::create(planned, lease(), json!({ "metadata": metadata, "spec": spec }))
+                }
+            };
+            result.unwrap();
+        });
+    }
+
+    fn content(objects: &Objects) -> Vec<(Key, Record)> {
+        objects.iter().map(|(key, record)| (key.clone(), (**record).clone())).collect()
+    }
+
+    fn logs(folder: &Path) -> Vec<PathBuf> {
+        let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let mut logs: Vec<_> = paths.filter(|path| path.extension().is_some_and(|end| end == "log")).collect();
+        logs.sort();
+        logs
+    }
+
+    #[test]
+    fn compaction_keeps_everything_and_lets_the_old_files_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut log, mut objects, _) = StateLog::open(folder.path()).unwrap();
+        for round in 0..20 {
+            for index in 0..10 {
+                put(&mut log, &mut objects, index, &round.to_string());
+            }
+            log.compact(&objects).unwrap();
+        }
+        put(&mut log, &mut objects, 0, "last");
+        drop(log);
+        assert_eq!(logs(folder.path()).len(), 2, "one with everything, one with what came after");
+        let (_, again, broken) = StateLog::open(folder.path()).unwrap();
+        assert_eq!(broken, Vec::<String>::new());
+        assert_eq!(content(&again), content(&objects));
+        assert_eq!(again.version(), objects.version());
+    }
+
+    #[test]
+    fn a_line_torn_by_a_power_failure_is_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut log, mut objects, _) = StateLog::open(folder.path()).unwrap();
+        put(&mut log, &mut objects, 0, "a");
+        let whole = content(&objects);
+        let length = log.length;
+        put(&mut log, &mut objects, 1, "b");
+        drop(log);
+        let path = logs(folder.path()).pop().unwrap();
+        let full = fs::metadata(&path).unwrap().len();
+        for cut in [full - 1, length + 30, length + 1] {
+            OpenOptions::new().write(true).open(&path).unwrap().set_len(cut).unwrap();
+            let (log, again, broken) = StateLog::open(folder.path()).unwrap();
+            assert_eq!(broken, Vec::<String>::new());
+            assert_eq!(content(&again)[..whole.len()], whole);
+            drop(log);
+        }
+    }
+
+    #[test]
+    fn a_damaged_line_is_reported_the_rest_counts_and_the_file_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut log, mut objects, _) = StateLog::open(folder.path()).unwrap();
+        for index in 0..3 {
+            put(&mut log, &mut objects, index, "a");
+        }
+        drop(log);
+        let path = logs(folder.path()).pop().unwrap();
+        let text = fs::read_to_string(&path).unwrap().replacen("lease-1", "\u{0}", 1);
+        fs::write(&path, &text).unwrap();
+        let (log, again, broken) = StateLog::open(folder.path()).unwrap();
+        assert_eq!(broken.len(), 1, "{broken:?}");
+        assert!(again.get(&key(0)).is_some() && again.get(&key(1)).is_none() && again.get(&key(2)).is_some());
+        drop(log);
+        assert_eq!(fs::read_to_string(path.with_extension("broken")).unwrap(), text);
+        let (_, _, broken) = StateLog::open(folder.path()).unwrap();
+        assert_eq!(broken, Vec::<String>::new(), "said once");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        #[test]
+        fn whatever_was_written_is_read_back(steps in proptest::collection::vec((0..6usize, 0..4u8), 0..40)) {
+            let folder = tempfile::tempdir().unwrap();
+            let (mut log, mut objects, _) = StateLog::open(folder.path()).unwrap();
+            for (index, step) in steps {
+                match step {
+                    0 => write(&mut log, &mut objects, |planned| {
+                        writes::delete(planned, &key(index), &Preconditions::default()).unwrap();
+                    }),
+                    1 => log.compact(&objects).unwrap(),
+                    step => put(&mut log, &mut objects, index, &step.to_string()),
+                }
+            }
+            drop(log);
+            let (_, again, broken) = StateLog::open(folder.path()).unwrap();
+            prop_assert_eq!(broken, Vec::<String>::new());
+            prop_assert_eq!(content(&again), content(&objects));
+            prop_assert!(again.version() >= objects.iter().map(|(_, r)| r.resource_version().parse().unwrap()).max().unwrap_or(0));
+        }
+
+        #[test]
+        fn no_bytes_make_the_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), text in "(\\{|\\}|\"reset\"|\"kept\"|\"gone\"|:|,|\"version\"|1|\"kind\"|\"Lease\"){0,12}") {
+            let mut objects = Objects::default();
+            let _ = take_line(&bytes, &mut objects);
+            let _ = take_line(text.as_bytes(), &mut objects);
+        }
+    }
+}
