@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use api::time::Instant;
+use api::time::{Instant, WallTime};
 use nix::time::{ClockId, clock_gettime};
 
 /// The clock that never goes back and counts through suspend.
@@ -14,8 +14,8 @@ pub(crate) fn now() -> Instant {
     }
 }
 
-/// Milliseconds since 1970-01-01 UTC; for people.
-pub(crate) fn wall_milliseconds() -> u64 {
+/// The time of day; for people.
+pub(crate) fn wall_time() -> WallTime {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    WallTime::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -1,23 +1,36 @@
-//! Transitions, for `tombolo events`: what changed its state here, and why.
+//! Transitions, for `tombolo events`: what changed its state here, and why, on disk.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use api::report::EventReport;
+use api::time::WallTime;
+use store::journal::{Config, Journal, Transition, read_since};
 
 use crate::clock;
 
-/// Enough for a day of a troubled path, little enough to forget nothing else.
-const KEPT: usize = 1_000;
+/// Entries of one answer: more than anybody reads.
+const MOST: usize = 10_000;
 
-/// The last transitions, and the present state of each subject.
-#[derive(Default)]
+/// The journal, and the present state of each subject.
 pub(crate) struct History {
-    entries: VecDeque<EventReport>,
+    journal: Journal,
     states: BTreeMap<String, (String, String)>,
-    next: u64,
+    /// The disk refuses: said once, until it takes an entry again.
+    refused: bool,
+}
+
+/// The journal's folder in the agent's state.
+pub(crate) fn folder(state: &Path) -> PathBuf {
+    state.join("journal")
 }
 
 impl History {
+    pub(crate) fn open(state: &Path) -> Result<Self, store::Error> {
+        let journal = Journal::open(Config::new(folder(state)))?;
+        Ok(Self { journal, states: BTreeMap::new(), refused: false })
+    }
+
     /// Notes the state of a subject; nothing when it was in that state already.
     pub(crate) fn note(&mut self, subject: &str, state: &str, reason: &str) {
         let before = self.states.get(subject);
@@ -27,22 +40,19 @@ impl History {
         let before = before.map(|(known, _)| known.clone()).unwrap_or_default();
         tracing::info!(subject, before, after = state, reason, "transition");
         self.states.insert(subject.to_owned(), (state.to_owned(), reason.to_owned()));
-        self.next += 1;
-        self.entries.push_back(EventReport {
-            sequence: self.next,
-            at: clock::wall_milliseconds(),
-            subject: subject.to_owned(),
-            before,
-            after: state.to_owned(),
-            reason: reason.to_owned(),
-            cause: None,
-        });
-        while self.entries.len() > KEPT {
-            self.entries.pop_front();
+        let (subject, after, reason) = (subject.to_owned(), state.to_owned(), reason.to_owned());
+        let transition = Transition { subject, before, after, reason, cause: None };
+        match self.journal.record(clock::wall_time(), transition) {
+            Ok(_) => self.refused = false,
+            Err(error) => {
+                if !std::mem::replace(&mut self.refused, true) {
+                    tracing::warn!(%error, "events are in the log only");
+                }
+            }
         }
     }
 
-    /// Notes that a subject is there no more.
+    /// Notes that subjects of a kind are there no more.
     pub(crate) fn forget_unless(&mut self, prefix: &str, keep: impl Fn(&str) -> bool) {
         let gone = |subject: &&String| subject.strip_prefix(prefix).is_some_and(|rest| !keep(rest));
         let gone: Vec<String> = self.states.keys().filter(gone).cloned().collect();
@@ -51,10 +61,20 @@ impl History {
             self.states.remove(&subject);
         }
     }
+}
 
-    pub(crate) fn entries(&self) -> impl Iterator<Item = &EventReport> {
-        self.entries.iter()
-    }
+/// What was noted since then, oldest first.
+pub(crate) fn events(state: &Path, since: WallTime) -> Result<Vec<EventReport>, store::Error> {
+    let report = |entry: store::journal::Entry| EventReport {
+        sequence: entry.sequence,
+        at: entry.at.as_millis(),
+        subject: entry.transition.subject,
+        before: entry.transition.before,
+        after: entry.transition.after,
+        reason: entry.transition.reason,
+        cause: entry.transition.cause,
+    };
+    Ok(read_since(&folder(state), since, MOST)?.into_iter().map(report).collect())
 }
 
 #[cfg(test)]
@@ -62,16 +82,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_state_that_goes_on_is_noted_once_and_old_entries_give_way() {
-        let mut history = History::default();
+    fn a_state_that_goes_on_is_noted_once_and_what_was_noted_outlives_the_agent() {
+        let state = tempfile::tempdir().unwrap();
+        let mut history = History::open(state.path()).unwrap();
         for _ in 0..3 {
             history.note("path birch", "Up", "Answering");
         }
-        assert_eq!(history.entries().count(), 1);
-        for number in 0..2 * KEPT {
-            history.note("path birch", ["Down", "Up"][number % 2], "SilentPeer");
-        }
-        assert_eq!(history.entries().count(), KEPT);
-        assert_eq!(history.entries().last().unwrap().sequence, 2 * KEPT as u64 + 1);
+        history.note("path birch", "Down", "SilentPeer");
+        history.forget_unless("path ", |_| false);
+        drop(history);
+        let events = events(state.path(), WallTime::default()).unwrap();
+        let seen: Vec<_> = events.iter().map(|event| (event.before.as_str(), event.after.as_str())).collect();
+        assert_eq!(seen, [("", "Up"), ("Up", "Down"), ("Down", "gone")]);
     }
 }

@@ -59,9 +59,6 @@ pub fn settings_record(state: &std::path::Path) -> PathBuf {
     state.join("settings")
 }
 
-/// The file in [`Config::state`] with the old values of kernel settings that are not ours; `tombolo cleanup` needs it.
-pub const SETTINGS_RECORD: &str = "settings";
-
 /// Things told and not yet taken. A burst waits in the store's own queues behind it.
 const TOLD: usize = 4096;
 

@@ -1,7 +1,5 @@
 //! Numbers the agent keeps while it runs.
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
@@ -17,8 +15,6 @@ pub(crate) struct Metrics {
     /// Changes the kernel refused.
     pub(crate) kernel_failures: Counter,
     pub(crate) apply_seconds: Histogram,
-    /// Refused packets by peer and reason.
-    refusals: Mutex<BTreeMap<(String, String), u64>>,
 }
 
 impl Default for Metrics {
@@ -27,7 +23,6 @@ impl Default for Metrics {
             kernel_differences: Gauge::default(),
             kernel_failures: Counter::default(),
             apply_seconds: Histogram::new(APPLY_SECONDS),
-            refusals: Mutex::default(),
         }
     }
 }
@@ -35,14 +30,5 @@ impl Default for Metrics {
 impl Metrics {
     pub(crate) fn applied_in(&self, time: Duration) {
         self.apply_seconds.observe(time.as_secs_f64());
-    }
-
-    /// Replaces what is known of one peer and reason.
-    pub(crate) fn set_refusals(&self, all: BTreeMap<(String, String), u64>) {
-        *self.refusals.lock().unwrap_or_else(PoisonError::into_inner) = all;
-    }
-
-    pub(crate) fn refusals(&self) -> BTreeMap<(String, String), u64> {
-        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -24,7 +24,7 @@ use crate::metrics::Metrics;
 use crate::prober::Targets;
 use crate::refusals::Ring;
 use crate::surface::Shown;
-use crate::{Config, SETTINGS_RECORD, clock, watches};
+use crate::{Config, clock, watches};
 
 /// How often everything in the kernel is compared with what is wanted, though nothing is told.
 const RESYNC: Duration = Duration::from_secs(60);

@@ -31,6 +31,12 @@ struct Kept {
     /// Prefixes of the peers, to say whose a packet is.
     peers: Vec<(api::Prefix, ClusterId)>,
     missed: bool,
+    /// Listed since the counters were read last, by reason and peer.
+    listed: BTreeMap<(Refusal, String), u64>,
+    /// The counters as they were read last.
+    counted: BTreeMap<Refusal, u64>,
+    /// Refused packets by peer and reason; without a peer those that were counted and not listed.
+    totals: BTreeMap<(String, String), u64>,
 }
 
 struct Seen {
@@ -47,6 +53,8 @@ impl Ring {
 
     fn take(&self, reason: Refusal, flow: Flow, now: Instant) {
         let mut kept = self.lock();
+        let peer = kept.owner(flow.source).or(kept.owner(flow.destination)).unwrap_or_default();
+        *kept.listed.entry((reason, peer)).or_default() += 1;
         let to = flow.ports.map(|(_, to)| to);
         let key = (reason, flow.source, flow.destination, flow.protocol, to);
         let seen = kept.flows.entry(key).or_insert(Seen { flow, count: 0, last: now });
@@ -55,6 +63,29 @@ impl Ring {
             let oldest = kept.flows.iter().min_by_key(|(_, seen)| seen.last).map(|(key, _)| *key);
             oldest.map(|key| kept.flows.remove(&key));
         }
+    }
+
+    /// Takes the kernel's counters, which have every packet, and gives each peer what was listed of them.
+    pub(crate) fn reconcile(&self, counted: &BTreeMap<Refusal, u64>) {
+        let mut kept = self.lock();
+        let listed = std::mem::take(&mut kept.listed);
+        for (reason, count) in counted {
+            // A table that was made anew begins at zero.
+            let mut new =
+                kept.counted.get(reason).map_or(*count, |before| count.checked_sub(*before).unwrap_or(*count));
+            for ((_, peer), number) in listed.iter().filter(|((listed, _), _)| listed == reason) {
+                let of_peer = new.min(*number);
+                new -= of_peer;
+                *kept.totals.entry((peer.clone(), label(*reason))).or_default() += of_peer;
+            }
+            *kept.totals.entry((String::new(), label(*reason))).or_default() += new;
+        }
+        kept.counted.clone_from(counted);
+    }
+
+    /// Refused packets by peer and reason since the agent's start.
+    pub(crate) fn totals(&self) -> Vec<((String, String), u64)> {
+        self.lock().totals.clone().into_iter().collect()
     }
 
     /// The newest first.
@@ -166,6 +197,18 @@ mod tests {
         assert_eq!((report[0].reason.as_str(), report[0].peer.as_str()), ("UnexportedTcp", "birch"));
         assert_eq!((report[0].count, report[0].age), (5, 2.0));
         assert_eq!(report[0].source, "10.2.1.5:40004");
+    }
+
+    #[test]
+    fn every_counted_packet_is_in_the_totals_and_listed_ones_with_their_peer() {
+        let ring = Ring::default();
+        ring.know(vec![("10.2.0.0/16".parse().unwrap(), ClusterId::new("birch").unwrap())]);
+        ring.reconcile(&BTreeMap::from([(Refusal::UnexportedTcp, 5)]));
+        ring.take(Refusal::UnexportedTcp, flow("10.2.1.5", 4), Instant::from_millis(1));
+        ring.take(Refusal::UnexportedTcp, flow("10.2.1.6", 4), Instant::from_millis(1));
+        ring.reconcile(&BTreeMap::from([(Refusal::UnexportedTcp, 8)]));
+        let of = |peer: &str, count| ((peer.to_owned(), "UnexportedTcp".to_owned()), count);
+        assert_eq!(ring.totals(), [of("", 6), of("birch", 2)]);
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! What the node part shows to its operator.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use api::report::{ClusterSeen, FeedReport, GatewaySeen, NodeReport};
 use api::surface::{Readiness, Surface};
-use api::time::Instant;
+use api::time::{Instant, WallTime};
 use arc_swap::ArcSwap;
 use node_core::NodeCore;
 use prometheus_client::collector::Collector;
@@ -19,11 +20,11 @@ use serde_json::Value;
 use store::Store;
 use tokio::sync::mpsc;
 
-use crate::clock;
 use crate::metrics::Metrics;
 use crate::owner::Question;
 use crate::prober::Targets;
 use crate::refusals::Ring;
+use crate::{clock, history};
 
 /// How long an answer may take: the owner may be loading ten thousand services just now.
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);
@@ -109,6 +110,7 @@ impl Shown {
 /// Answers for the whole part.
 pub(crate) struct NodeSurface {
     pub(crate) node: String,
+    pub(crate) state: PathBuf,
     pub(crate) store: Store,
     pub(crate) shown: Arc<ArcSwap<Shown>>,
     pub(crate) questions: mpsc::UnboundedSender<Question>,
@@ -142,7 +144,7 @@ impl Surface for NodeSurface {
             self.metrics.apply_seconds.clone(),
         );
         registry.register_collector(Box::new(Collected {
-            refusals: self.metrics.refusals().into_iter().collect(),
+            refusals: self.refusals.totals(),
             problems: shown.problems.iter().map(|(_, _, name, _)| *name).collect(),
             feed_age: self.feed_age(),
         }));
@@ -173,11 +175,9 @@ impl Surface for NodeSurface {
             "problems" => serde_json::to_value(&self.shown.load().problems).ok(),
             "events" => {
                 let since: Option<u64> = parameter("since").and_then(|seconds| seconds.parse().ok());
-                let oldest =
-                    since.map(|seconds| clock::wall_milliseconds().saturating_sub(seconds.saturating_mul(1000)));
-                let events = self.ask(Question::Events)?;
-                let wanted = events.into_iter().filter(|event| oldest.is_none_or(|oldest| event.at >= oldest));
-                serde_json::to_value(wanted.collect::<Vec<_>>()).ok()
+                let now = clock::wall_time().as_millis();
+                let oldest = since.map_or(0, |seconds| now.saturating_sub(seconds.saturating_mul(1000)));
+                serde_json::to_value(history::events(&self.state, WallTime::from_millis(oldest)).ok()?).ok()
             }
             _ => None,
         }

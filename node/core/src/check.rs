@@ -92,4 +92,15 @@ mod tests {
         let results = [false, true, false, true, false, false, true];
         assert_eq!(results.map(|passed| readiness.take(passed)), [false, true, true, true, true, false, true]);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_the_reader_panic_and_a_path_can_never_end_the_request_line(text in ".{0,80}") {
+            for text in [text.clone(), alloc::format!("http:{text}"), alloc::format!("tcp:{text}")] {
+                if let Ok(Check::Http { path, .. }) = text.parse() {
+                    proptest::prop_assert!(path.starts_with('/') && !path.contains(['\r', '\n', ' ']));
+                }
+            }
+        }
+    }
 }
