@@ -114,6 +114,9 @@ pub struct PathStatus {
     pub last_round_trip: Option<Duration>,
     /// Lost probes of the last 64, in thousandths.
     pub loss_permille: u16,
+    /// Since the link exists. A probe counts as lost when 64 later ones were sent.
+    pub probes_sent: u64,
+    pub probes_lost: u64,
     /// When anything authentic last came.
     pub last_heard: Option<Instant>,
     pub peer_draining: bool,
@@ -302,6 +305,8 @@ impl Path {
             round_trip: self.log.smoothed(),
             last_round_trip: self.log.last(),
             loss_permille: self.log.loss_permille(now, self.patience()),
+            probes_sent: self.log.sent(),
+            probes_lost: self.log.lost(),
             last_heard: self.heard,
             peer_draining: self.peer_draining(),
             mtu,

@@ -19,6 +19,8 @@ pub(crate) struct ProbeLog {
     /// By sequence modulo the window.
     sent: [Option<Sent>; WINDOW],
     next: u64,
+    /// Probes that left the window without an answer.
+    lost: u64,
     /// The highest sequence that was answered: older ones without an answer are lost, not late.
     answered: Option<u64>,
     smoothed: Option<Duration>,
@@ -27,7 +29,7 @@ pub(crate) struct ProbeLog {
 
 impl Default for ProbeLog {
     fn default() -> Self {
-        Self { sent: [None; WINDOW], next: 0, answered: None, smoothed: None, last: None }
+        Self { sent: [None; WINDOW], next: 0, lost: 0, answered: None, smoothed: None, last: None }
     }
 }
 
@@ -36,7 +38,8 @@ impl ProbeLog {
     pub(crate) fn send(&mut self, now: Instant) -> u64 {
         let sequence = self.next;
         self.next += 1;
-        self.sent[slot(sequence)] = Some(Sent { sequence, at: now, answered: false });
+        let before = self.sent[slot(sequence)].replace(Sent { sequence, at: now, answered: false });
+        self.lost += u64::from(before.is_some_and(|before| !before.answered));
         sequence
     }
 
@@ -65,6 +68,16 @@ impl ProbeLog {
     pub(crate) fn last_sent(&self) -> Option<Instant> {
         let last = self.next.checked_sub(1)?;
         self.sent[slot(last)].map(|sent| sent.at)
+    }
+
+    /// Probes ever sent.
+    pub(crate) fn sent(&self) -> u64 {
+        self.next
+    }
+
+    /// Probes that were never answered; one is known to be lost when it leaves the window.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost
     }
 
     pub(crate) fn smoothed(&self) -> Option<Duration> {
@@ -129,6 +142,7 @@ mod tests {
             }
         }
         assert_eq!(log.loss_permille(at(30_000), Duration::from_millis(80)), 0);
+        assert_eq!((log.sent(), log.lost()), (200, 100));
         assert_eq!(log.smoothed(), Some(Duration::from_millis(5)));
     }
 }

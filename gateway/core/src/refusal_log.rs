@@ -32,6 +32,8 @@ pub struct RefusalRecord {
 #[derive(Clone, Debug)]
 pub struct RefusalLog {
     counts: [u64; Refusal::COUNT],
+    /// The part of each count that is known to be a link's, by link number.
+    link_counts: Vec<[u64; Refusal::COUNT]>,
     records: Vec<RefusalRecord>,
     /// Digest of each record's key, so that looking for one is a walk over 2 KiB.
     keys: Vec<u64>,
@@ -43,6 +45,7 @@ impl Default for RefusalLog {
     fn default() -> Self {
         Self {
             counts: [0; Refusal::COUNT],
+            link_counts: Vec::new(),
             records: Vec::with_capacity(CAPACITY),
             keys: Vec::with_capacity(CAPACITY),
             next: 0,
@@ -51,7 +54,7 @@ impl Default for RefusalLog {
 }
 
 impl RefusalLog {
-    /// Counts one refusal. Never allocates.
+    /// Counts one refusal. Allocates only for a link with a higher number than any before.
     pub fn record(
         &mut self,
         reason: Refusal,
@@ -62,6 +65,15 @@ impl RefusalLog {
     ) {
         if let Some(count) = self.counts.get_mut(reason.index()) {
             *count += 1;
+        }
+        if let Some(link) = link {
+            if self.link_counts.len() <= link.slot() {
+                self.link_counts.resize(link.slot() + 1, [0; Refusal::COUNT]);
+            }
+            let counts = self.link_counts.get_mut(link.slot());
+            if let Some(count) = counts.and_then(|counts| counts.get_mut(reason.index())) {
+                *count += 1;
+            }
         }
         // Strangers choose their ports at will: one record for an address, or a scan fills the log.
         let from = from.map(|from| if link.is_none() { SocketAddr::new(from.ip(), 0) } else { from });
@@ -89,6 +101,13 @@ impl RefusalLog {
     /// How often this happened since the start.
     pub fn count(&self, reason: Refusal) -> u64 {
         self.counts.get(reason.index()).copied().unwrap_or_default()
+    }
+
+    /// How often this happened on a link with this number since the start. Numbers are used again: whoever shows this
+    /// by peer takes differences while the link is the peer's.
+    pub fn count_on(&self, link: LinkId, reason: Refusal) -> u64 {
+        let counts = self.link_counts.get(link.slot());
+        counts.and_then(|counts| counts.get(reason.index())).copied().unwrap_or_default()
     }
 
     /// All refusals since the start: whether there is anything new to publish.
@@ -156,5 +175,7 @@ mod tests {
         assert!(log.records().iter().any(|record| record.link == LinkId::new(999)));
         assert!(log.records().iter().all(|record| record.link >= LinkId::new(1000 - CAPACITY as u32)));
         assert_eq!(log.total(), 1000);
+        let seven = LinkId::new(7).unwrap();
+        assert_eq!((log.count_on(seven, Refusal::Unexported), log.count_on(seven, Refusal::NoRoute)), (1, 0));
     }
 }
