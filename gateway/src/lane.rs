@@ -4,15 +4,17 @@
 //! other way. Each owns its arenas, made once; a batch is what had arrived when the thread looked, so nothing waits for
 //! company. What changes (peers, routes) reaches the threads as one immutable value, swapped whole.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
+use api::ClusterId;
 use arc_swap::{ArcSwap, Guard};
 use gateway_core::session::SEALED_OVERHEAD;
-use gateway_core::{Arena, ExportChange, LaneNumber, Notice, RefusalLog, RouteTable, Sealed};
+use gateway_core::{Arena, ExportChange, LaneNumber, Notice, Refusal, RefusalLog, RouteTable, Sealed};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::packet_loops::{InboundLoop, OutboundLoop};
@@ -51,16 +53,40 @@ pub(crate) struct Counters {
     pub(crate) datagrams_oversized: AtomicU64,
     /// Packets the kernel would not take.
     pub(crate) packets_undelivered: AtomicU64,
-    outbound_refusals: Mutex<RefusalLog>,
-    inbound_refusals: Mutex<RefusalLog>,
+    outbound_refusals: Mutex<Refusals>,
+    inbound_refusals: Mutex<Refusals>,
+}
+
+/// What a thread refused, as it last told.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Refusals {
+    pub(crate) log: RefusalLog,
+    /// Counts of what is known to be a peer's. Kept by name, for link numbers are used again.
+    pub(crate) by_peer: BTreeMap<(ClusterId, Refusal), u64>,
+}
+
+impl Refusals {
+    /// Takes a newer log; `table` says whose the links are now.
+    pub(crate) fn update(&mut self, log: &RefusalLog, table: &RouteTable) {
+        for link in table.links() {
+            let Some(peer) = table.cluster(link.cluster) else { continue };
+            for reason in Refusal::ALL {
+                let more = log.count_on(link.id, *reason).saturating_sub(self.log.count_on(link.id, *reason));
+                if more > 0 {
+                    *self.by_peer.entry((peer.clone(), *reason)).or_default() += more;
+                }
+            }
+        }
+        self.log = log.clone();
+    }
 }
 
 impl Counters {
-    pub(crate) fn outbound_refusals(&self) -> &Mutex<RefusalLog> {
+    pub(crate) fn outbound_refusals(&self) -> &Mutex<Refusals> {
         &self.outbound_refusals
     }
 
-    pub(crate) fn inbound_refusals(&self) -> &Mutex<RefusalLog> {
+    pub(crate) fn inbound_refusals(&self) -> &Mutex<Refusals> {
         &self.inbound_refusals
     }
 
@@ -70,7 +96,7 @@ impl Counters {
     }
 
     /// Refusals of both directions as last published.
-    pub(crate) fn refusals(&self) -> [RefusalLog; 2] {
+    pub(crate) fn refusals(&self) -> [Refusals; 2] {
         [&self.outbound_refusals, &self.inbound_refusals]
             .map(|log| log.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }

@@ -1,9 +1,10 @@
 //! What a gateway counts, in the OpenMetrics text format. Names are in docs and alerts: they do not change.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use api::health::Reachability;
-use gateway_core::{Refusal, RefusalLog};
+use gateway_core::Refusal;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -11,6 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::lane::Refusals;
 use crate::roster::Roster;
 use crate::surface::Running;
 
@@ -115,6 +117,14 @@ pub(crate) fn text(running: &Running, roster: Option<&Roster>) -> String {
         Unit::Seconds,
         running.control.round_trips().0.clone(),
     );
+    let (sent, lost) = (Family::<PeerLabels, Counter>::default(), Family::<PeerLabels, Counter>::default());
+    registry.register("path_probes_sent", "Probes sent to the peer's gateways", sent.clone());
+    registry.register("path_probes_lost", "Probes that were never answered, known 64 probes later", lost.clone());
+    for link in &snapshot.links {
+        let labels = PeerLabels::new(&ours, &link.link.cluster);
+        sent.get_or_create(&labels).inc_by(link.status.probes_sent);
+        lost.get_or_create(&labels).inc_by(link.status.probes_lost);
+    }
     let mtu = Family::<PeerLabels, Gauge>::default();
     let help = "Largest inner packet that reaches the peer";
     registry.register_with_unit("path_mtu", help, Unit::Bytes, mtu.clone());
@@ -153,27 +163,35 @@ fn refusals(registry: &mut Registry, running: &Running, ours: &str) {
     let (drops, refused) = (Family::<ReasonLabels, Counter>::default(), Family::<ReasonLabels, Counter>::default());
     registry.register("gateway_drops", "Packets of this cluster that were not sent, by reason", drops.clone());
     registry.register("refusals", "Datagrams and packets from outside that were refused, by reason", refused.clone());
-    let count = |family: &Family<ReasonLabels, Counter>, reason: &str, count: u64| {
+    let count = |family: &Family<ReasonLabels, Counter>, peer: &str, reason: &str, count: u64| {
         if count > 0 {
-            let labels =
-                ReasonLabels { local_cluster: ours.to_owned(), peer: String::new(), reason: reason.to_owned() };
-            family.get_or_create(&labels).inc_by(count);
+            let (local_cluster, peer, reason) = (ours.to_owned(), peer.to_owned(), reason.to_owned());
+            family.get_or_create(&ReasonLabels { local_cluster, peer, reason }).inc_by(count);
         }
     };
-    let count_log = |family: &Family<ReasonLabels, Counter>, log: &RefusalLog| {
-        Refusal::ALL.iter().for_each(|refusal| count(family, refusal.name(), log.count(*refusal)));
+    let count_all = |family: &Family<ReasonLabels, Counter>, told: &Refusals| {
+        let mut named = BTreeMap::<Refusal, u64>::new();
+        for ((peer, refusal), times) in &told.by_peer {
+            count(family, peer.as_str(), refusal.name(), *times);
+            *named.entry(*refusal).or_default() += times;
+        }
+        for refusal in Refusal::ALL {
+            // The rest is of strangers, or of no peer that could be found.
+            let rest = told.log.count(*refusal).saturating_sub(named.get(refusal).copied().unwrap_or_default());
+            count(family, "", refusal.name(), rest);
+        }
     };
     for lane in &running.lanes {
         let [outbound, inbound] = lane.counters.refusals();
-        count_log(&drops, &outbound);
-        count_log(&refused, &inbound);
+        count_all(&drops, &outbound);
+        count_all(&refused, &inbound);
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        count(&drops, "NotSent", load(&lane.counters.datagrams_unsent));
-        count(&drops, "NotDelivered", load(&lane.counters.packets_undelivered));
-        count(&refused, "OversizedDatagram", load(&lane.counters.datagrams_oversized));
+        count(&drops, "", "NotSent", load(&lane.counters.datagrams_unsent));
+        count(&drops, "", "NotDelivered", load(&lane.counters.packets_undelivered));
+        count(&refused, "", "OversizedDatagram", load(&lane.counters.datagrams_oversized));
     }
-    count_log(&refused, &running.health.shown().refusals);
-    count(&refused, "RelayCallerRefused", running.relay.refused.load(Ordering::Relaxed));
+    count_all(&refused, &Refusals { log: running.health.shown().refusals, by_peer: BTreeMap::new() });
+    count(&refused, "", "RelayCallerRefused", running.relay.refused.load(Ordering::Relaxed));
 }
 
 fn lanes(registry: &mut Registry, running: &Running, ours: &str) {

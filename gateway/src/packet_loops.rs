@@ -17,7 +17,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 
 use crate::clock;
-use crate::lane::Lane;
+use crate::lane::{Lane, Refusals};
 use crate::session::LaneSessions;
 use crate::udp::{Asked, BATCH, Receiver, Sender};
 
@@ -86,19 +86,19 @@ impl Publication {
 
     /// Copies the log out when there is news and the last copy is not too fresh. Gives how long to wait at most before
     /// asking again.
-    fn publish(&mut self, log: &RefusalLog, place: &Mutex<RefusalLog>) -> PollTimeout {
+    fn publish(&mut self, log: &RefusalLog, place: &Mutex<Refusals>, lane: &Lane) -> PollTimeout {
         if log.total() == self.shown {
             return PollTimeout::NONE;
         }
         if clock::now().since(self.at) < PUBLISH_AFTER {
             return PollTimeout::try_from(PUBLISH_AFTER).unwrap_or(PollTimeout::ZERO);
         }
-        self.publish_now(log, place);
+        self.publish_now(log, place, lane);
         PollTimeout::NONE
     }
 
-    fn publish_now(&mut self, log: &RefusalLog, place: &Mutex<RefusalLog>) {
-        *place.lock().unwrap_or_else(PoisonError::into_inner) = log.clone();
+    fn publish_now(&mut self, log: &RefusalLog, place: &Mutex<Refusals>, lane: &Lane) {
+        place.lock().unwrap_or_else(PoisonError::into_inner).update(log, &lane.view().table);
         (self.shown, self.at) = (log.total(), clock::now());
     }
 }
@@ -143,10 +143,10 @@ impl<'a> OutboundLoop<'a> {
                 self.forward();
             }
             if stopping && (self.plain.is_empty() || left == 0) {
-                publication.publish_now(self.core.refusals(), lane.counters.outbound_refusals());
+                publication.publish_now(self.core.refusals(), lane.counters.outbound_refusals(), lane);
                 return Ok(());
             }
-            let limit = publication.publish(self.core.refusals(), lane.counters.outbound_refusals());
+            let limit = publication.publish(self.core.refusals(), lane.counters.outbound_refusals(), lane);
             if self.plain.is_empty() {
                 wait(&[lane.tun.descriptor()], lane.wake_outbound(), limit)?;
             }
@@ -221,10 +221,10 @@ impl<'a> InboundLoop<'a> {
                 }
             }
             if stopping && (self.datagrams.is_empty() || left == 0) {
-                publication.publish_now(self.core.refusals(), lane.counters.inbound_refusals());
+                publication.publish_now(self.core.refusals(), lane.counters.inbound_refusals(), lane);
                 return Ok(());
             }
-            let limit = publication.publish(self.core.refusals(), lane.counters.inbound_refusals());
+            let limit = publication.publish(self.core.refusals(), lane.counters.inbound_refusals(), lane);
             if self.datagrams.is_empty() && oversized == 0 {
                 wait(&sockets, lane.wake_inbound_descriptor(), limit)?;
             }

@@ -120,7 +120,8 @@ impl Shared {
     fn refusals(&self) -> Vec<RefusalReport> {
         let Some(running) = self.running() else { return Vec::new() };
         let snapshot = running.control.snapshot();
-        let mut logs: Vec<_> = running.lanes.iter().flat_map(|lane| lane.counters.refusals()).collect();
+        let mut logs: Vec<_> =
+            running.lanes.iter().flat_map(|lane| lane.counters.refusals()).map(|told| told.log).collect();
         logs.push(running.health.shown().refusals);
         let mut reports: Vec<_> =
             logs.iter().flat_map(|log| log.records()).map(|record| refusal(record, &snapshot)).collect();

@@ -2,7 +2,8 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -20,27 +21,20 @@ fn each_controller_gets_a_line_to_the_peers_and_bytes_pass_both_ways() {
         std::fs::create_dir_all(one.node.run_folder().join("controller"))?;
         let ambers = UnixListener::bind(one.node.run_folder().join("controller").join("socket"))?;
         one.controllers = vec!["unix:/run/controller/socket".to_owned()];
-        let births = other.node.run(|| TcpListener::bind("127.0.0.1:7443"))??;
+        let birchs = other.node.run(|| TcpListener::bind("127.0.0.1:7443"))??;
         other.controllers = vec!["127.0.0.1:7443".to_owned()];
-        let birch = std::thread::spawn(move || serve_birch(&births));
+        std::thread::spawn(move || birchs.incoming().flatten().for_each(answer_question));
+        let (lines, calls) = channel();
+        std::thread::spawn(move || ambers.incoming().flatten().for_each(|stream| report_call(stream, lines.clone())));
         let (one, other) = started(one, other)?;
 
-        let (mut line, amber_heard) = loop {
-            let (stream, _) = ambers.accept()?;
-            stream.set_read_timeout(Some(LIMIT))?;
-            let mut reader = BufReader::new(stream.try_clone()?);
-            let mut first = String::new();
-            reader.read_line(&mut first)?;
-            if first.starts_with("TOMBOLO IMPORT") {
-                break ((stream, reader), first);
-            }
-        };
-        ensure!(amber_heard == "TOMBOLO IMPORT birch\n", "{amber_heard}");
-        line.0.write_all(b"what do you export?\n")?;
+        // The peer's controller calls here as well, and says nothing before it is asked: that line is of no use.
+        let (first, mut line) = calls.recv_timeout(LIMIT).context("nobody called amber's controller")?;
+        ensure!(first == "TOMBOLO IMPORT birch\n", "{first}");
+        line.get_mut().write_all(b"what do you export?\n")?;
         let mut answer = String::new();
-        line.1.read_line(&mut answer)?;
+        line.read_line(&mut answer)?;
         ensure!(answer == "everything\n", "{answer}");
-        birch.join().map_err(|_| anyhow::anyhow!("birch's controller panicked"))??;
 
         // Only a peer's control address is let in: birch's node calls from another of its addresses.
         let relay = SocketAddr::new(one.control_address()?.into(), CONTROL_RELAY);
@@ -57,18 +51,28 @@ fn each_controller_gets_a_line_to_the_peers_and_bytes_pass_both_ways() {
     });
 }
 
-/// Answers the one conversation that comes without the preamble: the peer's.
-fn serve_birch(listener: &TcpListener) -> Result<()> {
-    loop {
-        let (mut stream, _) = listener.accept()?;
+/// A controller that reads the line with which its own gateway begins.
+fn report_call(stream: UnixStream, calls: Sender<(String, BufReader<UnixStream>)>) {
+    std::thread::spawn(move || -> Result<()> {
         stream.set_read_timeout(Some(LIMIT))?;
-        let mut line = String::new();
-        let mut reader = BufReader::new(stream.try_clone()?);
-        // Connections of birch's own gateway begin with whom it has on the line; amber's controller says nothing.
-        if reader.read_line(&mut line).context("birch's controller listens").is_ok() && line == "what do you export?\n"
-        {
-            stream.write_all(b"everything\n")?;
-            return Ok(());
+        let mut reader = BufReader::new(stream);
+        let mut first = String::new();
+        if reader.read_line(&mut first)? > 0 {
+            // The test may be over.
+            let _ = calls.send((first, reader));
         }
-    }
+        Ok(())
+    });
+}
+
+/// A controller that answers the peer's question, on whichever connection it comes.
+fn answer_question(mut stream: TcpStream) {
+    std::thread::spawn(move || -> Result<()> {
+        let mut line = String::new();
+        BufReader::new(stream.try_clone()?).read_line(&mut line)?;
+        if line == "what do you export?\n" {
+            stream.write_all(b"everything\n")?;
+        }
+        Ok(())
+    });
 }
