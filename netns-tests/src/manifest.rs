@@ -140,6 +140,11 @@ impl Service {
     }
 }
 
+/// A Namespace: services of it are imported from then on.
+pub fn namespace(name: &str) -> String {
+    format!("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {name}\n")
+}
+
 /// A ServiceExport, as one more document.
 pub fn export(namespace: &str, name: &str) -> String {
     format!(

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::deployment::Deployment;
-use crate::manifest::Service;
+use crate::manifest::{self, Service};
 use crate::pod::Pod;
 use crate::world::World;
 
@@ -69,6 +69,8 @@ impl ThreeClusters {
 
     /// Exports `shop/web` from birch and cedar.
     pub fn export_web(&self) -> Result<()> {
+        // A service is imported only where its namespace exists (KEP-1645); amber has nothing else in it.
+        self.amber.apply("shop.yaml", &manifest::namespace("shop"))?;
         let web = Service::http("shop", "web");
         let of = |cluster: &str| -> Vec<&Pod> {
             self.servers.iter().filter(|pod| pod.node().cluster_name() == cluster).collect()
