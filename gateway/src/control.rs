@@ -29,7 +29,7 @@ use crate::session::{LaneSessions, Traffic};
 use crate::udp::{BATCH, Sender};
 
 /// Orders that may wait. Notices come ten times a second from each link, and fifty times from a busy one: this is a
-/// second of a hundred links. More are dropped and counted; the next ones say the same.
+/// second of a hundred links. What does not fit is dropped: the next notice says the same.
 const WAITING_ORDERS: usize = 4_096;
 
 /// How often handshake limits begin anew: they are per second.

@@ -34,6 +34,9 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 /// How often it looks whether they do.
 const DRAIN_LOOK: Duration = Duration::from_millis(10);
 
+/// How long the store may take for a write: an API server under load answers within this.
+const WRITE_LIMIT: Duration = Duration::from_secs(2);
+
 /// How long to wait before trying again what the system or the store refused.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -209,8 +212,8 @@ impl Gateway {
         Ok(())
     }
 
-    /// The slot to run, taking one if need be. While the store cannot be written the slot of the last run is used: its
-    /// keys are there, and nobody else can take it either.
+    /// The slot to run, taking one if need be. Without a controller the slot of the last run is used at once: its keys
+    /// are known, and nobody else can take it either.
     async fn claim(&mut self, slots: u16) -> Result<Option<u16>> {
         let now = clock::now();
         let node = self.config.node_name.clone();
@@ -222,29 +225,27 @@ impl Gateway {
             Choice::Ours(slot) if self.slot.is_some_and(|(held, _)| held == slot) => return Ok(Some(slot)),
             Choice::Ours(slot) | Choice::Free(slot) => slot,
             Choice::WaitUntil(at) => {
-                if let Some((slot, _)) = self.slot.take() {
-                    tracing::warn!(slot, "another gateway holds this slot now: stopping the lanes");
+                self.slot = None;
+                if self.running.is_some() {
+                    tracing::warn!("another gateway holds this slot now: stopping the lanes");
                     self.stop_engine().await?;
                 }
                 self.retry_at = Some(at);
                 return Ok(None);
             }
         };
-        match self.objects.leases.hold(&self.store, slot, &node).await {
+        if let Some(slot) = self.remembered_if_cut_off() {
+            self.retry_at = Some(now + RETRY);
+            return Ok(Some(slot));
+        }
+        match in_time(self.objects.leases.hold(&self.store, slot, &node)).await {
             Ok(lease) => self.objects.leases.apply(lease, now),
             // Somebody was faster, and the watch will say who.
             Err(error) if error.is_conflict() => {
                 self.retry_at = Some(now + RETRY);
                 return Ok(self.slot.map(|(slot, _)| slot));
             }
-            Err(error) => match self.remembered_if_cut_off() {
-                Some(slot) => {
-                    tracing::warn!(slot, %error, "the store cannot be written: going on in the slot of the last run");
-                    self.retry_at = Some(now + RETRY);
-                    return Ok(Some(slot));
-                }
-                None => return Err(error).context("taking a gateway slot"),
-            },
+            Err(error) => return Err(error).context("taking a gateway slot"),
         }
         self.slot = Some((slot, now));
         self.remembered.remember(slot)?;
@@ -262,7 +263,7 @@ impl Gateway {
             self.reconcile().await;
             return;
         }
-        match self.objects.leases.hold(&self.store, slot, &self.config.node_name).await {
+        match in_time(self.objects.leases.hold(&self.store, slot, &self.config.node_name)).await {
             Ok(lease) => {
                 self.objects.leases.apply(lease, now);
                 self.slot = Some((slot, now));
@@ -281,7 +282,7 @@ impl Gateway {
         }
         let mut object = object.clone();
         object.status = Some(wanted.clone());
-        match self.store.update_status(&object).await {
+        match in_time(self.store.update_status(&object)).await {
             Ok(written) => {
                 let name = written.metadata.name.clone().unwrap_or_default();
                 self.objects.gateways.insert(name, written);
@@ -382,12 +383,18 @@ impl Gateway {
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
         if let Some(slot) = slot
-            && let Err(error) = self.objects.leases.release(&self.store, slot, &self.config.node_name).await
+            && let Err(error) = in_time(self.objects.leases.release(&self.store, slot, &self.config.node_name)).await
         {
             tracing::debug!(%error, slot, "the slot was not given back; it expires by itself");
         }
         self.wall_clock.advance(clock::wall())
     }
+}
+
+/// A write that is not answered in time has failed: everything else must go on.
+async fn in_time<T>(write: impl Future<Output = Result<T, store::Error>>) -> Result<T, store::Error> {
+    let late = || store::Error::Unavailable(format!("no answer within {} s", WRITE_LIMIT.as_secs()));
+    tokio::time::timeout(WRITE_LIMIT, write).await.map_err(|_| late())?
 }
 
 fn now_in_seconds() -> jiff::Timestamp {
