@@ -9,20 +9,24 @@
 //! | `enrolment` | the file that makes a host one of the cluster's, and the proof of having it |
 //! | `permission` | which role may do what: pure rules |
 //! | `frame`, `message` | bytes ↔ messages; bounded, never a panic |
-//! | `server` | a controller's end |
-//! | `link`, `client`, `cache` | an agent's end: the connection, the store, the disk |
+//! | `connection` | messages over a connection, with pings and limits |
+//! | `server`, `session` | a controller's end: who is let in; one agent's conversation |
+//! | `link`, `client`, `feeder`, `cache` | an agent's end: the dialling, the store, the task behind it, the disk |
 //!
 //! **How long anything takes.** Both ends say something every [`PING_INTERVAL`]; an end that hears nothing for
 //! [`SILENCE_LIMIT`] hangs up. An agent dials again at once, then after longer and longer, up to two seconds.
 
 mod cache;
 mod client;
+mod connection;
 mod enrolment;
+mod feeder;
 pub mod frame;
 mod link;
 pub mod message;
 mod permission;
 mod server;
+mod session;
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -13,10 +13,10 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::connection::{next_message, write};
 use super::enrolment::EXPORTER_LABEL;
 use super::frame::{Decoder, MAX_GREETING_BYTES, MAX_MESSAGE_BYTES};
 use super::message::{ToAgent, ToController, decode, encode};
-use super::server::{next_message, write};
 use super::{Agent, Enrolment, PROTOCOL, SILENCE_LIMIT};
 
 /// How long dialling may take. Longer than one lost packet's retransmission (one second, RFC 6298).
