@@ -82,6 +82,8 @@ pub struct GatewayReport {
     pub draining: bool,
     pub lanes: Vec<LaneReport>,
     pub peers: Vec<PathReport>,
+    /// Peers, or parts of them, that are not used as configured, and what is wrong with this host, in words.
+    pub problems: Vec<String>,
     pub feed: FeedReport,
 }
 
