@@ -24,8 +24,9 @@ use tokio::sync::watch;
 use crate::clock;
 use crate::journal::EventJournal;
 use crate::lane::{Lane, View};
+use crate::lane_sessions::LaneSessions;
 use crate::metrics::{PeerLabels, RoundTrips};
-use crate::session::{LaneSessions, Traffic};
+use crate::session::Traffic;
 use crate::udp::{BATCH, Sender};
 
 /// Orders that may wait. Notices come ten times a second from each link, and fifty times from a busy one: this is a
@@ -52,6 +53,8 @@ pub(crate) struct Snapshot {
     pub(crate) topology: Topology,
     pub(crate) links: Vec<LinkSnapshot>,
     pub(crate) report: HealthReport,
+    /// What peers' records claim and do not get, in words.
+    pub(crate) refused_claims: Vec<String>,
     pub(crate) drain_is_acknowledged: bool,
 }
 
@@ -132,7 +135,7 @@ impl ControlThread {
         let sessions: Vec<_> =
             sessions.iter().map(|sessions| sessions.changed(&reconfigured.removed, &reconfigured.added)).collect();
         let refused_claims = reconfigured.refused;
-        let first = Arc::new(ArcSwap::from_pointee(snapshot_of(&paths, &sessions, now)));
+        let first = Arc::new(ArcSwap::from_pointee(snapshot_of(&paths, &sessions, &refused_claims, now)));
         let (news, reachable) = watch::channel(ReachablePeers::new());
         let round_trips = RoundTrips::new();
         let control =
@@ -198,7 +201,7 @@ impl ControlThread {
             }
             if now >= next_snapshot {
                 next_snapshot = now + TICK;
-                let snapshot = snapshot_of(&self.paths, &self.sessions, now);
+                let snapshot = snapshot_of(&self.paths, &self.sessions, &self.refused_claims, now);
                 self.observe_round_trips(&snapshot);
                 self.snapshot.store(Arc::new(snapshot));
             }
@@ -282,7 +285,7 @@ impl ControlThread {
     }
 }
 
-fn snapshot_of(paths: &Paths, sessions: &[LaneSessions], now: Instant) -> Snapshot {
+fn snapshot_of(paths: &Paths, sessions: &[LaneSessions], refused: &[RefusedClaim], now: Instant) -> Snapshot {
     let links = paths.statuses(now).map(|(link, status)| {
         let session = sessions.get(usize::from(link.lane.0)).and_then(|lane| lane.get(link.id));
         LinkSnapshot {
@@ -297,6 +300,7 @@ fn snapshot_of(paths: &Paths, sessions: &[LaneSessions], now: Instant) -> Snapsh
         topology: paths.topology().clone(),
         links: links.collect(),
         report: paths.health_report(now),
+        refused_claims: refused.iter().map(ToString::to_string).collect(),
         drain_is_acknowledged: paths.drain_is_acknowledged(),
     }
 }

@@ -12,8 +12,9 @@ use ipnet::Ipv6Net;
 use crate::control::{self, Control, ControlThread, Order};
 use crate::journal::EventJournal;
 use crate::lane::{Lane, Threads};
+use crate::lane_sessions::LaneSessions;
 use crate::roster::Roster;
-use crate::session::{LaneKey, LaneSessions};
+use crate::session::LaneKey;
 use crate::tun::Tun;
 use crate::udp::Sockets;
 

@@ -1,21 +1,19 @@
 //! [`Gateway`]: the task that holds the slot, keeps the engine as the objects want it, and reports.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use api::conditions::{ConditionType, Reason};
+use api::conditions::Reason;
 use api::keys::control_address;
-use api::kubernetes::{Condition, Time};
 use api::names;
 use api::time::Instant;
-use api::tunnel_gateway::{LaneStatus, TunnelGatewayStatus};
+use api::tunnel_gateway::TunnelGatewayStatus;
 use store::Store;
 use tokio_util::sync::CancellationToken;
 
 use crate::Config;
+use crate::announcement::announcement;
 use crate::clock;
 use crate::control::Order;
 use crate::engine::{Engine, Plan};
@@ -25,7 +23,7 @@ use crate::objects::{Objects, Watches};
 use crate::relay::Relay;
 use crate::roster::{Roster, own_control_prefix};
 use crate::slot::{Choice, RENEW_EVERY};
-use crate::state_file;
+use crate::slot_file::SlotFile;
 use crate::surface::{Running, Shared};
 use crate::wall_clock::WallClock;
 
@@ -276,7 +274,8 @@ impl Gateway {
     async fn report(&mut self, reason: Reason) {
         let Some((engine, _)) = &self.running else { return };
         let Some(object) = self.objects.gateways.get(&names::slot_gateway(engine.plan().slot)) else { return };
-        let wanted = self.status(engine, reason, object.status.as_ref());
+        let behind = self.shared.clock_went_back();
+        let wanted = announcement(&self.config, engine, reason, behind, object.status.as_ref());
         if object.status.as_ref() == Some(&wanted) {
             return;
         }
@@ -294,62 +293,6 @@ impl Gateway {
                 self.retry_at = Some(clock::now() + RETRY);
             }
         }
-    }
-
-    fn status(&self, engine: &Engine, reason: Reason, before: Option<&TunnelGatewayStatus>) -> TunnelGatewayStatus {
-        let addresses = self.node_addresses();
-        let external = &self.config.external_addresses;
-        let endpoints =
-            if external.is_empty() { addresses.iter().map(ToString::to_string).collect() } else { external.clone() };
-        let status = if reason == Reason::Ready { "True" } else { "False" };
-        let message = match self.shared.clock_went_back() {
-            Some(behind) => format!("ClockWentBack: this host's clock is {} s behind its last run", behind.as_secs()),
-            None if reason == Reason::Ready => "forwarding".to_owned(),
-            None => "going away".to_owned(),
-        };
-        let known = before.and_then(|before| {
-            before
-                .conditions
-                .iter()
-                .find(|known| known.type_ == ConditionType::Ready.as_str() && known.status == status)
-        });
-        let condition = Condition {
-            type_: ConditionType::Ready.to_string(),
-            status: status.to_owned(),
-            reason: reason.to_string(),
-            message,
-            observed_generation: None,
-            last_transition_time: known
-                .map_or_else(|| Time(now_in_seconds()), |known| known.last_transition_time.clone()),
-        };
-        let lanes = engine.lanes().iter().map(|lane| LaneStatus {
-            public_key: lane.view().sessions.public_key(),
-            port: lane.sockets.port(),
-            device: lane.tun.name().to_owned(),
-        });
-        TunnelGatewayStatus {
-            node: self.config.node_name.clone(),
-            node_addresses: addresses.iter().map(ToString::to_string).collect(),
-            endpoints,
-            lanes: lanes.collect(),
-            conditions: vec![condition],
-        }
-    }
-
-    fn node_addresses(&self) -> Vec<IpAddr> {
-        if !self.config.node_addresses.is_empty() {
-            return self.config.node_addresses.iter().copied().take(2).collect();
-        }
-        // Nothing is sent: connecting a UDP socket only asks the routing table. The targets are for documentation
-        // (RFC 5737, RFC 3849), so that what answers is the default route.
-        [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")]
-            .into_iter()
-            .filter_map(|(own, target)| {
-                let socket = UdpSocket::bind(own).ok()?;
-                socket.connect(target.parse::<SocketAddr>().ok()?).ok()?;
-                Some(socket.local_addr().ok()?.ip())
-            })
-            .collect()
     }
 
     async fn stop_engine(&mut self) -> Result<()> {
@@ -395,30 +338,4 @@ impl Gateway {
 async fn in_time<T>(write: impl Future<Output = Result<T, store::Error>>) -> Result<T, store::Error> {
     let late = || store::Error::Unavailable(format!("no answer within {} s", WRITE_LIMIT.as_secs()));
     tokio::time::timeout(WRITE_LIMIT, write).await.map_err(|_| late())?
-}
-
-fn now_in_seconds() -> jiff::Timestamp {
-    let now = jiff::Timestamp::now();
-    jiff::Timestamp::from_second(now.as_second()).unwrap_or(now)
-}
-
-/// The slot of the last run, on disk.
-struct SlotFile {
-    path: PathBuf,
-    slot: Option<u16>,
-}
-
-impl SlotFile {
-    fn load(path: PathBuf) -> Self {
-        let slot = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
-        Self { path, slot }
-    }
-
-    fn remember(&mut self, slot: u16) -> Result<()> {
-        if self.slot == Some(slot) {
-            return Ok(());
-        }
-        self.slot = Some(slot);
-        state_file::write(&self.path, slot.to_string().as_bytes())
-    }
 }

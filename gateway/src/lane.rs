@@ -17,8 +17,8 @@ use gateway_core::session::SEALED_OVERHEAD;
 use gateway_core::{Arena, ExportChange, LaneNumber, Notice, Refusal, RefusalLog, RouteTable, Sealed};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use crate::lane_sessions::LaneSessions;
 use crate::packet_loops::{InboundLoop, OutboundLoop};
-use crate::session::LaneSessions;
 use crate::tun::Tun;
 use crate::udp::{Sender, Sent, Sockets};
 

@@ -6,15 +6,16 @@
 //! | `objects`, `roster`, `exports`, `slot` | what the store says, as values: who we are, whom we talk to, what is exported |
 //! | `engine` | lanes and control thread of a gateway that holds a slot |
 //! | `lane`, `packet_loops` | one WireGuard end: its two threads |
-//! | `tun`, `udp`, `session` | the three things a lane touches: device, sockets, boringtun |
+//! | `tun`, `udp`, `session`, `lane_sessions` | the three things a lane touches: device, sockets, boringtun |
 //! | `control` | the thread that probes and publishes what the lanes use |
 //! | `relay` | bytes between controllers of two clusters |
 //! | `health` | answers to the probes of nodes and DNS servers |
-//! | `surface`, `metrics`, `journal`, `ping` | what an operator sees |
+//! | `surface`, `metrics`, `journal`, `ping`, `announcement` | what an operator sees |
 //!
 //! Threads: two for each lane, `gateway-control`, `gateway-health`, and one tokio task for everything that waits for
 //! the store. Nothing asynchronous is on the way of a packet.
 
+mod announcement;
 mod clock;
 mod control;
 mod engine;
@@ -23,6 +24,7 @@ mod gateway;
 mod health;
 mod journal;
 mod lane;
+mod lane_sessions;
 mod metrics;
 mod objects;
 mod packet_loops;
@@ -31,6 +33,7 @@ mod relay;
 mod roster;
 mod session;
 mod slot;
+mod slot_file;
 mod state_file;
 mod surface;
 mod tun;

@@ -18,7 +18,7 @@ use nix::sys::eventfd::EventFd;
 
 use crate::clock;
 use crate::lane::{Lane, Refusals};
-use crate::session::LaneSessions;
+use crate::lane_sessions::LaneSessions;
 use crate::udp::{Asked, BATCH, Receiver, Sender};
 
 /// Batches that still go through after the stop: more than any queue of ours holds, so that constant traffic cannot keep

@@ -1,4 +1,4 @@
-use gateway_core::{Arena, Outgoing, Received};
+use gateway_core::{OpenBatch, Outgoing, Received, SealBatch, Session};
 
 use super::*;
 

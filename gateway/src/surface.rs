@@ -113,8 +113,19 @@ impl Shared {
             draining: snapshot.report.draining,
             lanes: lanes.collect(),
             peers: paths(&snapshot),
+            problems: self.problems(&snapshot),
             feed,
         }
+    }
+
+    fn problems(&self, snapshot: &Snapshot) -> Vec<String> {
+        let clock = self.clock_went_back().map(|behind| {
+            let seconds = behind.as_secs();
+            format!("ClockWentBack: this host's clock was {seconds} s behind its last run; check its time service")
+        });
+        let roster = self.roster.load_full();
+        let unused = roster.iter().flat_map(|roster| roster.problems.clone());
+        clock.into_iter().chain(unused).chain(snapshot.refused_claims.clone()).collect()
     }
 
     fn refusals(&self) -> Vec<RefusalReport> {
