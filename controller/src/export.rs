@@ -59,7 +59,7 @@ fn answer(request: Request<Incoming>, peer: ClusterId, shared: &Arc<Shared>) -> 
         return response;
     }
     let shared = shared.clone();
-    tokio::spawn(async move {
+    shared.tasks.clone().spawn(async move {
         let reason = converse(Messages::new(request.into_body()), &sender, &peer, &shared).await;
         // The peer may be gone; then nobody needs to know why.
         let _ = sender.send(&Said::Refuse { reason: reason.clone() }).await;

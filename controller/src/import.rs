@@ -124,7 +124,10 @@ async fn converse(
             message = messages.next() => {
                 heard = clock::now();
                 match message {
-                    Some(Ok(message)) => take(side, message, peer, shared).await?,
+                    Some(Ok(message)) => {
+                        let bytes = std::mem::take(&mut messages.bytes);
+                        take(side, message, bytes, peer, shared).await?;
+                    }
                     Some(Err(reason)) => {
                         shared.refusals.count("BadMessage", peer.as_str(), &reason);
                         bail!(reason);
@@ -147,6 +150,7 @@ async fn converse(
 async fn take(
     side: &mut ImportSide,
     message: controller_core::message::Message,
+    bytes: u64,
     peer: &ClusterId,
     shared: &Shared,
 ) -> Result<()> {
@@ -163,7 +167,7 @@ async fn take(
         ImportHeard::Alive => {
             // Only how long ago: the owner need not answer.
             let (reply, _) = tokio::sync::oneshot::channel();
-            let _ = shared.inbox.send(Message::Heard { peer: peer.clone(), heard: ImportHeard::Alive, reply });
+            let _ = shared.inbox.send(Message::Heard { peer: peer.clone(), heard: ImportHeard::Alive, bytes, reply });
         }
         ImportHeard::Records(records) => {
             for signed in records {
@@ -173,7 +177,7 @@ async fn take(
         heard => {
             // Waiting for the owner slows down a peer that says more than can be taken.
             let peer_id = peer.clone();
-            let go_on = shared.ask(|reply| Message::Heard { peer: peer_id, heard, reply }).await;
+            let go_on = shared.ask(|reply| Message::Heard { peer: peer_id, heard, bytes, reply }).await;
             if go_on != Some(true) {
                 shared.refusals.count("Astray", peer.as_str(), "");
                 bail!("what was heard is not what the peer says it holds: everything is asked for again");

@@ -2,16 +2,16 @@
 //!
 //! | module | does |
 //! |---|---|
-//! | [`owner`] | the one task that owns the engine |
-//! | [`watches`] | the store → the owner |
-//! | [`writer`], [`lease`] | the owner → the store, only while this replica may write |
-//! | [`listener`] | what comes in: agents, peers, ways to peers |
-//! | [`export`], [`import`], [`body`] | the two ends of sync over HTTP/2 |
-//! | [`keys`] | the keys that are handed out |
-//! | [`state_files`] | what is kept on disk |
-//! | [`surface`], [`metrics`] | what the operator sees |
+//! | `owner` | the one task that owns the engine |
+//! | `watches` | the store → the owner |
+//! | `writer`, `lease` | the owner → the store, only while this replica may write |
+//! | `listener` | what comes in: agents, peers, ways to peers |
+//! | `export`, `import`, `body` | the two ends of sync over HTTP/2 |
+//! | `keys` | the keys that are handed out |
+//! | `state_files` | what is kept on disk |
+//! | `surface`, `metrics` | what the operator sees |
 //!
-//! Connections never touch the engine: they tell and ask its owner ([`shared`]).
+//! Connections never touch the engine: they tell and ask its owner (`shared`).
 
 mod body;
 mod clock;
@@ -31,6 +31,7 @@ mod writer;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use api::names::ports;
@@ -42,12 +43,16 @@ use store::{Store, feed};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::lease::Leadership;
 use crate::owner::Owner;
 use crate::shared::{Refusals, Roster, Shared, Turns};
 use crate::state_files::StateFiles;
 use crate::surface::ControllerSurface;
+
+/// How long connections and writes under way may take to end: a write to a slow disk, a last word to a peer.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 /// Where a controller listens and keeps its state.
 #[derive(Clone, Debug)]
@@ -114,8 +119,9 @@ pub async fn start(
         refusals: Refusals::default(),
         turns: Turns::default(),
         stop: stop.clone(),
+        tasks: TaskTracker::new(),
     });
-    let surface = Arc::new(ControllerSurface::new());
+    let surface = Arc::new(ControllerSurface::new(files.journal_folder())?);
     let leadership = Leadership::default();
     let owner = Owner::new(
         engine,
@@ -130,6 +136,7 @@ pub async fn start(
 
     let work = tokio::spawn(async move {
         let watches = watches::follow_all(&store, &shared);
+        let tasks = shared.tasks.clone();
         let agents = tokio::spawn(async move {
             while let Some(seen) = agents_seen.recv().await {
                 if inbox.send(shared::Message::AgentSeen(seen)).is_err() {
@@ -160,6 +167,10 @@ pub async fn start(
         }
         .await;
         drop(watches);
+        tasks.close();
+        if tokio::time::timeout(STOP_LIMIT, tasks.wait()).await.is_err() {
+            tracing::warn!(left = tasks.len(), "not everything ended in time");
+        }
         ended.and(rest)
     });
     Ok((surface, work))

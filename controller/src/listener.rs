@@ -81,7 +81,7 @@ pub(crate) async fn listen(tcp: TcpListener, unix: Option<UnixListener>, shared:
                         continue;
                     }
                     let (shared, tls) = (shared.clone(), tls.clone());
-                    tokio::spawn(async move {
+                    shared.tasks.clone().spawn(async move {
                         take(stream, from.to_string(), &tls, shared).await;
                         drop(place);
                     });
@@ -92,7 +92,7 @@ pub(crate) async fn listen(tcp: TcpListener, unix: Option<UnixListener>, shared:
                 Ok((stream, _)) => {
                     let Ok(place) = place() else { shared.refusals.count("TooManyConnections", "", "unix"); continue };
                     let (shared, tls) = (shared.clone(), tls.clone());
-                    tokio::spawn(async move {
+                    shared.tasks.clone().spawn(async move {
                         take(stream, "unix".into(), &tls, shared).await;
                         drop(place);
                     });
@@ -118,7 +118,10 @@ async fn take<S>(mut stream: S, from: String, tls: &Arc<ServerConfig>, shared: A
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let first_word = tokio::time::timeout(FIRST_WORD_LIMIT, first_word(&mut stream)).await;
+    let first_word = tokio::select! {
+        word = tokio::time::timeout(FIRST_WORD_LIMIT, first_word(&mut stream)) => word,
+        () = shared.stop.cancelled() => return,
+    };
     match first_word {
         Ok(Ok(FirstWord::Tls)) => {
             let (reader, writer) = tokio::io::split(stream);
@@ -166,7 +169,11 @@ where
         }
     };
     if other.protocol == feed::PROTOCOL {
-        if let Err(refusal) = shared.feed.serve(stream).await {
+        let served = tokio::select! {
+            served = shared.feed.serve(stream) => served,
+            () = shared.stop.cancelled() => Ok(()),
+        };
+        if let Err(refusal) = served {
             tracing::warn!(from, %refusal, "an agent was turned away");
             shared.refusals.count(refusal.name(), "", &from);
         }

@@ -23,6 +23,7 @@ type Labels = Vec<(&'static str, String)>;
 pub(crate) enum Counted {
     StoreErrors { verb: &'static str, code: &'static str },
     SyncObjects { peer: String },
+    SyncBytes { peer: String },
     Resyncs { peer: String },
 }
 
@@ -152,7 +153,8 @@ impl Metrics {
             items.collect(),
         );
 
-        let (objects, resyncs, errors) = (
+        let (objects, bytes, resyncs, errors) = (
+            Family::<Labels, Counter>::default(),
             Family::<Labels, Counter>::default(),
             Family::<Labels, Counter>::default(),
             Family::<Labels, Counter>::default(),
@@ -160,12 +162,14 @@ impl Metrics {
         for (what, count) in self.counts.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             let (family, labels) = match what {
                 Counted::SyncObjects { peer } => (&objects, labels(&[("peer", peer)])),
+                Counted::SyncBytes { peer } => (&bytes, labels(&[("peer", peer)])),
                 Counted::Resyncs { peer } => (&resyncs, labels(&[("peer", peer), ("reason", "Snapshot")])),
                 Counted::StoreErrors { verb, code } => (&errors, labels(&[("verb", verb), ("code", code)])),
             };
             family.get_or_create(&labels).inc_by(*count);
         }
         registry.register("sync_objects", "Items heard from a peer", objects);
+        registry.register_with_unit("sync", "Bytes heard from a peer", Unit::Bytes, bytes);
         registry.register("sync_resyncs", "Snapshots taken from a peer", resyncs);
         registry.register("controller_store_errors", "Writes the store answered with an error", errors);
 

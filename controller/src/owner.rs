@@ -170,13 +170,15 @@ impl Owner {
                 let record = self.engine.own_record().cloned();
                 let _ = reply.send(record.map(|record| ImportStart { token, record }));
             }
-            Message::Heard { peer, heard, reply } => {
-                self.surface.heard(&peer);
+            Message::Heard { peer, heard, bytes, reply } => {
+                self.surface.heard(&peer, bytes);
                 let go_on = self.heard(&peer, heard);
                 let _ = reply.send(go_on);
             }
             Message::ImportEnded { peer, reason } => {
-                self.surface.event(format!("sync {peer}"), "Synced", "Stale", &reason);
+                if self.engine.talk(&peer).is_some_and(|talk| talk.synced) {
+                    self.surface.event(format!("sync {peer}"), "Synced", "Stale", &reason);
+                }
                 self.engine.set_synced(&peer, Some(reason), now, wall);
             }
         }
@@ -207,7 +209,9 @@ impl Owner {
         };
         if synced {
             tracing::info!(%peer, "what a peer exports is known as it is now");
-            self.surface.event(format!("sync {peer}"), "Stale", "Synced", "");
+            if !self.engine.talk(peer).is_some_and(|talk| talk.synced) {
+                self.surface.event(format!("sync {peer}"), "Stale", "Synced", "");
+            }
             self.engine.set_synced(peer, None, now, wall);
         }
         !self.engine.remote().is_astray(peer)
@@ -233,7 +237,7 @@ impl Owner {
         }
         if seen.connected && matches!(seen.role, Role::Node | Role::Dns) {
             let (store, name, stop) = (self.store.clone(), seen.name, self.shared.stop.clone());
-            tokio::spawn(async move {
+            self.shared.tasks.spawn(async move {
                 // Until it has its key it can measure nothing.
                 while let Err(error) = keys::agent(&store, &name).await {
                     tracing::warn!(%error, name, "an agent's key cannot be made");
@@ -278,7 +282,7 @@ impl Owner {
             }
             for (subject, writes) in self.engine.plan(wall) {
                 let (writer, inbox) = (self.writer.clone(), self.shared.inbox.clone());
-                tokio::spawn(async move {
+                self.shared.tasks.spawn(async move {
                     let started = clock::now();
                     let done = writer.carry_out(writes).await;
                     let seconds = clock::now().since(started).as_secs_f64();
@@ -303,7 +307,7 @@ impl Owner {
         }
         self.keys_for = Some(wanted);
         let (store, inbox) = (self.store.clone(), self.shared.inbox.clone());
-        tokio::spawn(async move {
+        self.shared.tasks.spawn(async move {
             let (slots, lanes, make) = wanted;
             let mut keys = keys::slots(&store, slots, lanes, make).await;
             if make

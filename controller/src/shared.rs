@@ -19,6 +19,7 @@ use identity::Identity;
 use store::feed::{self, AgentSeen};
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::clock;
 use crate::keys::KeyError;
@@ -59,10 +60,11 @@ pub(crate) enum Message {
         reply: oneshot::Sender<Option<ImportStart>>,
         peer: ClusterId,
     },
-    /// What was heard; answered with whether the conversation is to go on.
+    /// What was heard, and in how many bytes; answered with whether the conversation is to go on.
     Heard {
         peer: ClusterId,
         heard: ImportHeard,
+        bytes: u64,
         reply: oneshot::Sender<bool>,
     },
     ImportEnded {
@@ -106,6 +108,8 @@ pub(crate) struct Shared {
     pub(crate) refusals: Refusals,
     pub(crate) turns: Turns,
     pub(crate) stop: CancellationToken,
+    /// Every task that holds the store: when all have ended, another process may have it.
+    pub(crate) tasks: TaskTracker,
 }
 
 impl Shared {

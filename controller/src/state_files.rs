@@ -5,6 +5,7 @@
 //! | `identity.key` | the cluster's identity (crate `identity`) |
 //! | `agents.key` | what enrols agents (`store::feed`) |
 //! | `membership.json` | this installation's epoch, and the member record signed last |
+//! | `journal/` | transitions (`store::journal`) |
 //! | `peers/<cluster>.json` | what a peer advertised last, with the token to resume by |
 //!
 //! Every file is written beside, synced and renamed, so a kill at any moment leaves the old or the new one.
@@ -58,6 +59,9 @@ impl StateFiles {
 
     pub(crate) fn identity_file(&self) -> PathBuf {
         self.folder.join("identity.key")
+    }
+    pub(crate) fn journal_folder(&self) -> PathBuf {
+        self.folder.join("journal")
     }
     pub(crate) fn enrolment_file(&self) -> PathBuf {
         self.folder.join("agents.key")

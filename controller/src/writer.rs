@@ -65,6 +65,7 @@ impl Writer {
                 self.store.delete::<K>(namespace.as_deref(), &name, only_if).await.map(|()| None)
             }
         };
+        tracing::debug!(kind = %K::kind(&()), name, verb = verb.as_str(), error = result.as_ref().err().map(ToString::to_string), "written");
         let error = match result {
             Ok(Some(written)) => return Done { outcome: Outcome::Written(written.into()), error: None },
             Ok(None) => return Done { outcome: Outcome::Deleted(object.into()), error: None },

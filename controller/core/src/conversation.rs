@@ -43,6 +43,9 @@ const RECORDS_A_MESSAGE: usize = 2;
 const ITEMS_A_SECOND: u64 = 4_000;
 const ITEMS_AT_ONCE: u64 = 20_000;
 
+/// What a record counts for among items: its signature is verified, which costs as much as a hundred items.
+const RECORD_COST: usize = 100;
+
 /// Why an end of the conversation ends it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Ended {
@@ -361,6 +364,7 @@ impl ImportSide {
         let items = match &message {
             Message::Page { items, .. } => items.len(),
             Message::Delta { changes, .. } => changes.len(),
+            Message::Records { records } => 1 + records.len() * RECORD_COST,
             _ => 1,
         };
         self.allowance = self.allowance.saturating_sub(items as u64);

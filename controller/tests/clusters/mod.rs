@@ -1,4 +1,5 @@
 //! Real controllers over folders of manifests, and gateways that are nothing but a splice.
+#![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,7 +20,9 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
 pub(crate) struct Cluster {
     pub(crate) name: &'static str,
-    folder: TempDir,
+    folder: PathBuf,
+    /// Deleted with the cluster, where the cluster made it.
+    _made: Option<TempDir>,
     running: Option<Running>,
 }
 
@@ -33,14 +36,15 @@ struct Running {
 impl Cluster {
     /// A cluster with pods in 10.`number`.0.0/16, started.
     pub(crate) async fn start(name: &'static str, number: u8) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::create_dir(folder.path().join("manifests")).unwrap();
-        let mut cluster = Self { name, folder, running: None };
+        let made = tempfile::tempdir().unwrap();
+        std::fs::create_dir(made.path().join("manifests")).unwrap();
+        let mut cluster = Self { name, folder: made.path().to_path_buf(), _made: Some(made), running: None };
         cluster.put(
             "local.yaml",
             &format!(
                 "apiVersion: tombolo.dev/v1alpha1\nkind: LocalCluster\nmetadata:\n  name: local\nspec:\n  clusterId: {name}\n  \
-                 clusterSetId: demo\n  podPrefixes: [10.{number}.0.0/16]\n  clusterSetPrefixes: [10.200.0.0/16]\n\
+                 clusterSetId: demo\n  podPrefixes: [10.{number}.0.0/16]\n  clusterSetPrefixes: [10.200.0.0/16]\n  \
+                 gateways: {{ externalAddresses: [192.0.2.{number}] }}\n\
                  ---\napiVersion: v1\nkind: Namespace\nmetadata:\n  name: shop\n"
             ),
         );
@@ -48,8 +52,17 @@ impl Cluster {
         cluster
     }
 
+    /// A cluster whose folder is there.
+    pub(crate) async fn at(folder: PathBuf, name: &'static str) -> Self {
+        let mut cluster = Self { name, folder, _made: None, running: None };
+        cluster.resume().await;
+        cluster
+    }
+
     /// Starts the controller on what is on disk.
     pub(crate) async fn resume(&mut self) {
+        // Shown with a failing test. Another test of this process may have set it up already.
+        let _ = tracing_subscriber::fmt().with_test_writer().with_env_filter("info,controller=debug").try_init();
         let config = folder::Config { manifests: self.path("manifests"), state: self.path("objects") };
         let store = tokio::task::spawn_blocking(move || folder::open(config)).await.unwrap().unwrap().0;
         let stop = CancellationToken::new();
@@ -81,7 +94,10 @@ impl Cluster {
         &*self.running().surface
     }
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.folder.join(name)
+    }
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
     }
     pub(crate) fn socket(&self) -> PathBuf {
         self.path("control.sock")
