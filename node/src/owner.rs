@@ -72,6 +72,8 @@ pub(crate) struct Owner {
     outlets: Outlets,
     /// None until the first look at everything.
     resync_at: Option<StdInstant>,
+    /// Something is known to be amiss: what the next look finds is no drift.
+    expects_differences: bool,
     retry: Duration,
     counters_at: StdInstant,
     failing: BTreeSet<String>,
@@ -94,6 +96,7 @@ impl Owner {
             history: History::open(&config.state)?,
             outlets,
             resync_at: None,
+            expects_differences: true,
             retry: FIRST_RETRY,
             counters_at: StdInstant::now(),
             failing: BTreeSet::new(),
@@ -229,6 +232,7 @@ impl Owner {
             }
             let delta = self.core.delta(clock::now());
             if due || delta.whole {
+                self.expects_differences |= delta.whole || !delta.is_empty();
                 self.look_at_everything();
             } else if !delta.is_empty() {
                 let changes = difference(&delta.after, &delta.before);
@@ -242,10 +246,10 @@ impl Owner {
     fn look_soon(&mut self, pause: Duration) {
         let at = StdInstant::now() + pause;
         self.resync_at = self.resync_at.map(|known| known.min(at));
+        self.expects_differences = true;
     }
 
     fn look_at_everything(&mut self) {
-        let first = self.resync_at.is_none();
         let observed = match self.kernel.observe() {
             Ok(observed) => observed,
             Err(error) => {
@@ -254,10 +258,12 @@ impl Owner {
             }
         };
         let changes = difference(&self.core.wanted(), &observed);
-        // At the start everything is new, and a device that comes takes things along by design: not drift then.
-        self.outlets.metrics.kernel_differences.set(if first { 0 } else { saturating(changes.len()) });
-        if !changes.is_empty() && !first {
-            self.history.note("kernel", "mended", &format!("Drift: {} differences", changes.len()));
+        // At the start everything is new, and a device that went has taken things along: that is no drift.
+        if !std::mem::take(&mut self.expects_differences) {
+            self.outlets.metrics.kernel_differences.set(saturating(changes.len()));
+            if !changes.is_empty() {
+                self.history.note("kernel", "mended", &format!("Drift: {} differences", changes.len()));
+            }
         }
         self.resync_at = Some(StdInstant::now() + RESYNC);
         if self.apply(&changes) {

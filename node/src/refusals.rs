@@ -117,13 +117,24 @@ impl Kept {
     }
 }
 
-/// The metric label: `UnexportedTcp` of `unexported_tcp`.
+/// The metric label. The protocol of what is not exported is beside it in the list; gateways use the same word, so that
+/// one sum and one alert have both.
 pub(crate) fn label(reason: Refusal) -> String {
+    match reason {
+        Refusal::UnexportedTcp | Refusal::UnexportedUdp | Refusal::UnexportedEcho | Refusal::UnexportedOther => {
+            "Unexported".into()
+        }
+        other => camel(other.name()),
+    }
+}
+
+/// `NoEndpoint` of `no_endpoint`.
+fn camel(name: &str) -> String {
     let word = |word: &str| {
         let (first, rest) = word.split_at_checked(1).unwrap_or(("", word));
         first.to_ascii_uppercase() + rest
     };
-    reason.name().split('_').map(word).collect()
+    name.split('_').map(word).collect()
 }
 
 fn with_port(address: IpAddr, port: Option<u16>) -> String {
@@ -194,7 +205,7 @@ mod tests {
         }
         let report = ring.report(Instant::from_millis(3_000));
         assert_eq!(report.len(), 1);
-        assert_eq!((report[0].reason.as_str(), report[0].peer.as_str()), ("UnexportedTcp", "birch"));
+        assert_eq!((report[0].reason.as_str(), report[0].peer.as_str()), ("Unexported", "birch"));
         assert_eq!((report[0].count, report[0].age), (5, 2.0));
         assert_eq!(report[0].source, "10.2.1.5:40004");
     }
@@ -207,7 +218,7 @@ mod tests {
         ring.take(Refusal::UnexportedTcp, flow("10.2.1.5", 4), Instant::from_millis(1));
         ring.take(Refusal::UnexportedTcp, flow("10.2.1.6", 4), Instant::from_millis(1));
         ring.reconcile(&BTreeMap::from([(Refusal::UnexportedTcp, 8)]));
-        let of = |peer: &str, count| ((peer.to_owned(), "UnexportedTcp".to_owned()), count);
+        let of = |peer: &str, count| ((peer.to_owned(), "Unexported".to_owned()), count);
         assert_eq!(ring.totals(), [of("", 6), of("birch", 2)]);
     }
 
