@@ -16,7 +16,7 @@ use tokio::sync::broadcast;
 
 use crate::body::{Messages, Outgoing, SYNC_PATH, Sender, outgoing};
 use crate::clock;
-use crate::shared::{Message, Shared, Told};
+use crate::connections::{Message, Shared, Told};
 
 /// Conversations on one connection: one is had, the next may begin before the first is known to have ended.
 const MAX_CONVERSATIONS: u32 = 2;

@@ -16,8 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::body::{Messages, Outgoing, SYNC_PATH, outgoing};
 use crate::clock;
+use crate::connections::{Message, Shared, Turn};
 use crate::listener::SYNC_PROTOCOL;
-use crate::shared::{Message, Shared, Turn};
 
 /// How often a conversation looks at its clock.
 const TICK: Duration = Duration::from_millis(500);

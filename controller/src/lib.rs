@@ -11,10 +11,11 @@
 //! | `state_files` | what is kept on disk |
 //! | `surface`, `metrics` | what the operator sees |
 //!
-//! Connections never touch the engine: they tell and ask its owner (`shared`).
+//! Connections never touch the engine: they tell and ask its owner (`connections`).
 
 mod body;
 mod clock;
+mod connections;
 mod export;
 mod import;
 mod keys;
@@ -22,7 +23,7 @@ mod lease;
 mod listener;
 mod metrics;
 mod owner;
-mod shared;
+
 mod state_files;
 mod surface;
 mod watches;
@@ -45,9 +46,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::connections::{Refusals, Roster, Shared, Turns};
 use crate::lease::Leadership;
 use crate::owner::Owner;
-use crate::shared::{Refusals, Roster, Shared, Turns};
 use crate::state_files::StateFiles;
 use crate::surface::ControllerSurface;
 
@@ -139,7 +140,7 @@ pub async fn start(
         let tasks = shared.tasks.clone();
         let agents = tokio::spawn(async move {
             while let Some(seen) = agents_seen.recv().await {
-                if inbox.send(shared::Message::AgentSeen(seen)).is_err() {
+                if inbox.send(connections::Message::AgentSeen(seen)).is_err() {
                     return;
                 }
             }

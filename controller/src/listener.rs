@@ -22,7 +22,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 
-use crate::shared::Shared;
+use crate::connections::Shared;
 use crate::{export, import};
 
 /// The protocol of sync in TLS (ALPN, RFC 7301): HTTP/2 (RFC 9113).

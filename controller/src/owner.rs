@@ -18,8 +18,8 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant as Deadline;
 
+use crate::connections::{ExportStart, ImportStart, Message, Roster, Shared, Told};
 use crate::lease::Leadership;
-use crate::shared::{ExportStart, ImportStart, Message, Roster, Shared, Told};
 use crate::state_files::{Membership, StateFiles};
 use crate::surface::{AgentState, ControllerSurface};
 use crate::writer::{Done, Writer};

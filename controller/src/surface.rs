@@ -18,8 +18,8 @@ use store::feed::Role;
 use store::journal::{self, Journal, Transition};
 
 use crate::clock;
+use crate::connections::Shared;
 use crate::metrics::{Counted, Gauges, Metrics};
-use crate::shared::Shared;
 
 /// Transitions that one answer of `events` shows; the newest.
 const MAX_EVENTS: usize = 1_000;

@@ -13,7 +13,7 @@ use controller_core::index::Observed;
 use store::{Event, Kind, Store};
 use tokio::task::JoinSet;
 
-use crate::shared::{Message, Shared};
+use crate::connections::{Message, Shared};
 
 fn observed<K>(event: Event<K>) -> Observed<K> {
     match event {

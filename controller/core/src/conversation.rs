@@ -410,5 +410,4 @@ impl ImportSide {
 }
 
 #[cfg(test)]
-#[path = "conversation_tests.rs"]
 mod tests;

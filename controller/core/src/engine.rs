@@ -502,8 +502,6 @@ impl Engine {
 }
 
 #[cfg(test)]
-#[path = "engine_tests.rs"]
 mod tests;
 #[cfg(test)]
-#[path = "engine_world.rs"]
 mod world;

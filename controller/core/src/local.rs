@@ -416,5 +416,4 @@ fn target_ports(slice: &EndpointSlice) -> Vec<TargetPort> {
 }
 
 #[cfg(test)]
-#[path = "local_tests.rs"]
 mod tests;

@@ -180,5 +180,4 @@ pub fn cluster_peer_manifest(local: &LocalCluster) -> Result<String, NoManifest>
 }
 
 #[cfg(test)]
-#[path = "membership_tests.rs"]
 mod tests;

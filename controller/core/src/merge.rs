@@ -214,5 +214,4 @@ fn traffic_policy(service: &AdvertisedService) -> &str {
 }
 
 #[cfg(test)]
-#[path = "merge_tests.rs"]
 mod tests;

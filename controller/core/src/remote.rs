@@ -370,5 +370,4 @@ impl RemoteCluster {
 }
 
 #[cfg(test)]
-#[path = "remote_tests.rs"]
 mod tests;
