@@ -5,14 +5,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use api::ServiceExport;
 use api::conditions::ConditionType;
 use api::kubernetes::EndpointSlice;
 use api::names::{MANAGED_BY_TOMBOLO, kubernetes};
+use api::time::Instant;
 use gateway_core::packet::protocol;
 use gateway_core::{ExportChange, ExportedEndpoint};
 use store::ObjectKey;
+
+/// An endpoint that left an exported service is open for this much longer: peers learn of it a little later, and a
+/// connection they open in between must not lose its first packet. As long as the nodes' filters.
+pub(crate) const LINGER: Duration = Duration::from_secs(5);
 
 /// Owned by the task that watches the store.
 #[derive(Debug, Default)]
@@ -21,8 +27,10 @@ pub(crate) struct ExportIndex {
     /// By the slice's key: its Service, and what it holds.
     slices: BTreeMap<ObjectKey, (ObjectKey, BTreeSet<ExportedEndpoint>)>,
     slices_of: BTreeMap<ObjectKey, BTreeSet<ObjectKey>>,
-    /// In how many slices of exported services an endpoint is.
+    /// In how many slices of exported services an endpoint is, or was a moment ago.
     open: BTreeMap<ExportedEndpoint, usize>,
+    /// What left an exported service, by service, and until when it counts still.
+    leaving: BTreeMap<ObjectKey, Vec<(Instant, BTreeSet<ExportedEndpoint>)>>,
 }
 
 impl ExportIndex {
@@ -51,19 +59,24 @@ impl ExportIndex {
     }
 
     /// An EndpointSlice was made or changed.
-    pub(crate) fn apply_slice(&mut self, slice: &EndpointSlice) -> Vec<ExportChange> {
+    pub(crate) fn apply_slice(&mut self, slice: &EndpointSlice, now: Instant) -> Vec<ExportChange> {
         let key = key_of(&slice.metadata);
-        let Some(service) = service_of(slice) else { return self.remove_slice(&key) };
+        let Some(service) = service_of(slice) else { return self.remove_slice(&key, now) };
         let endpoints = endpoints_of(slice);
         // The new ones first, so that what stays is never closed for a moment.
         let opened = if self.exported.contains(&service) { self.count(&endpoints) } else { Vec::new() };
-        let closed = self.remove_slice(&key);
+        let closed = self.take_out(&key, &endpoints, now);
         self.slices_of.entry(service.clone()).or_default().insert(key.clone());
         self.slices.insert(key, (service, endpoints));
         opened.into_iter().chain(closed).collect()
     }
 
-    pub(crate) fn remove_slice(&mut self, key: &ObjectKey) -> Vec<ExportChange> {
+    pub(crate) fn remove_slice(&mut self, key: &ObjectKey, now: Instant) -> Vec<ExportChange> {
+        self.take_out(key, &BTreeSet::new(), now)
+    }
+
+    /// Forgets a slice. What is not in `next` lingers, if its service is exported.
+    fn take_out(&mut self, key: &ObjectKey, next: &BTreeSet<ExportedEndpoint>, now: Instant) -> Vec<ExportChange> {
         let Some((service, endpoints)) = self.slices.remove(key) else { return Vec::new() };
         if let Some(slices) = self.slices_of.get_mut(&service) {
             slices.remove(key);
@@ -71,15 +84,39 @@ impl ExportIndex {
                 self.slices_of.remove(&service);
             }
         }
-        if self.exported.contains(&service) { self.uncount(&endpoints) } else { Vec::new() }
+        if !self.exported.contains(&service) {
+            return Vec::new();
+        }
+        let (staying, left): (BTreeSet<_>, BTreeSet<_>) =
+            endpoints.iter().partition(|endpoint| next.contains(endpoint));
+        if !left.is_empty() {
+            self.leaving.entry(service).or_default().push((now + LINGER, left));
+        }
+        self.uncount(&staying)
+    }
+
+    /// Closes what left long enough ago. Call it now and then.
+    pub(crate) fn expire(&mut self, now: Instant) -> Vec<ExportChange> {
+        let mut over = Vec::new();
+        for waiting in self.leaving.values_mut() {
+            waiting.retain_mut(|(until, endpoints)| {
+                let keep = now < *until;
+                if !keep {
+                    over.push(std::mem::take(endpoints));
+                }
+                keep
+            });
+        }
+        self.leaving.retain(|_, waiting| !waiting.is_empty());
+        over.iter().flat_map(|endpoints| self.uncount(endpoints)).collect()
     }
 
     /// All EndpointSlices there are.
-    pub(crate) fn reset_slices(&mut self, slices: &[EndpointSlice]) -> Vec<ExportChange> {
+    pub(crate) fn reset_slices(&mut self, slices: &[EndpointSlice], now: Instant) -> Vec<ExportChange> {
         let named: BTreeSet<_> = slices.iter().map(|slice| key_of(&slice.metadata)).collect();
         let gone: Vec<_> = self.slices.keys().filter(|key| !named.contains(key)).cloned().collect();
-        let mut changes: Vec<_> = gone.iter().flat_map(|key| self.remove_slice(key)).collect();
-        changes.extend(slices.iter().flat_map(|slice| self.apply_slice(slice)));
+        let mut changes: Vec<_> = gone.iter().flat_map(|key| self.remove_slice(key, now)).collect();
+        changes.extend(slices.iter().flat_map(|slice| self.apply_slice(slice, now)));
         changes
     }
 
@@ -95,6 +132,10 @@ impl ExportIndex {
         }
         let slices: Vec<_> = self.slices_of.get(&service).into_iter().flatten().cloned().collect();
         let mut changes = Vec::new();
+        if !exported {
+            let leaving = self.leaving.remove(&service).unwrap_or_default();
+            changes.extend(leaving.iter().flat_map(|(_, endpoints)| self.uncount(endpoints)));
+        }
         for slice in slices {
             let Some((_, endpoints)) = self.slices.get(&slice) else { continue };
             let endpoints = endpoints.clone();

@@ -111,6 +111,10 @@ impl Gateway {
                     }
                 }
                 _ = retry.tick() => {
+                    let closed = self.objects.exports.expire(clock::now());
+                    if let Some((engine, _)) = &self.running {
+                        engine.export(closed);
+                    }
                     if self.retry_at.is_some_and(|at| at <= clock::now()) {
                         self.reconcile().await;
                     }

@@ -159,9 +159,9 @@ impl Objects {
 
     fn take_slice(&mut self, event: Event<EndpointSlice>) -> Change {
         let exports = match event {
-            Event::Reset(all) => self.exports.reset_slices(&all),
-            Event::Applied(slice) => self.exports.apply_slice(&slice),
-            Event::Deleted(slice) => self.exports.remove_slice(&key_of(&slice.metadata)),
+            Event::Reset(all) => self.exports.reset_slices(&all, clock::now()),
+            Event::Applied(slice) => self.exports.apply_slice(&slice, clock::now()),
+            Event::Deleted(slice) => self.exports.remove_slice(&key_of(&slice.metadata), clock::now()),
         };
         Change { settings: false, exports }
     }

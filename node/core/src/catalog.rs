@@ -239,9 +239,14 @@ impl Catalog {
         })
     }
 
+    /// Whether a Service of this cluster is exported and can be.
+    pub fn is_exported(&self, service: &Key) -> bool {
+        self.exports.contains(service) && self.services.contains(service)
+    }
+
     /// Slices of a Service of this cluster that is exported; none while it is not.
     pub fn exported_slices(&self, service: &Key) -> impl Iterator<Item = &SliceFacts> {
-        let exported = self.exports.contains(service) && self.services.contains(service);
+        let exported = self.is_exported(service);
         let slices = self.by_service.get(service).filter(|_| exported).into_iter().flatten();
         slices.filter_map(|key| self.slices.get(key))
     }

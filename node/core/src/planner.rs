@@ -1,6 +1,7 @@
 //! [`NodeCore`]: takes what a node is told, and gives what changed in what its kernel should hold.
 
 mod intake;
+mod leaving;
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::{String, ToString};
@@ -23,6 +24,7 @@ use crate::facts::{GatewayFacts, NodeFacts, PeerFacts};
 use crate::frontends::{Scene, Served, hairpins, serve};
 use crate::input::Key;
 use crate::problem::{Problem, Problems};
+use leaving::Leaving;
 
 /// How often services with a `Nearest` policy are looked at again: round-trip times are smoothed over longer than that.
 const NEAREST_EVERY: Duration = Duration::from_secs(1);
@@ -65,6 +67,7 @@ pub struct NodeCore {
     /// What each service adds to sets and routes.
     hairpins: BTreeMap<Key, BTreeSet<Piece>>,
     admitted: BTreeMap<Key, BTreeSet<Piece>>,
+    leaving: Leaving,
     pieces: BTreeMap<Piece, usize>,
 
     dirty: Touched,
@@ -131,6 +134,7 @@ impl NodeCore {
             services: BTreeMap::new(),
             hairpins: BTreeMap::new(),
             admitted: BTreeMap::new(),
+            leaving: Leaving::default(),
             pieces: BTreeMap::new(),
             dirty: Touched::default(),
             fabric_dirty: true,
@@ -148,13 +152,14 @@ impl NodeCore {
         if core::mem::take(&mut self.fabric_dirty) {
             self.renew_fabric(now, &mut delta);
         }
-        let dirty = core::mem::take(&mut self.dirty);
+        let mut dirty = core::mem::take(&mut self.dirty);
+        dirty.exports.extend(self.leaving.due(now));
         delta.services_touched = dirty.imports.len();
         for key in &dirty.imports {
             self.renew_service(key, now, &mut delta);
         }
         for key in &dirty.exports {
-            self.renew_export(key, &mut delta);
+            self.renew_export(key, now, &mut delta);
         }
         delta
     }
@@ -174,7 +179,7 @@ impl NodeCore {
         let asked = self.waiting.first().map(|(at, _)| *at);
         let nearest = (!self.following.is_empty()).then_some(self.next_nearest);
         let early = self.clusters.in_grace(self.last_look).then(|| self.started + START_GRACE);
-        [asked, nearest, early, self.reports.next_expiry()].into_iter().flatten().min()
+        [asked, nearest, early, self.reports.next_expiry(), self.leaving.next()].into_iter().flatten().min()
     }
 
     fn look_at_health(&mut self, now: Instant) {
@@ -310,7 +315,7 @@ impl NodeCore {
         self.exchange(&before.unwrap_or_default(), &around, delta);
     }
 
-    fn renew_export(&mut self, key: &Key, delta: &mut Delta) {
+    fn renew_export(&mut self, key: &Key, now: Instant, delta: &mut Delta) {
         let mut around = BTreeSet::new();
         let none = BTreeMap::new();
         let carries_in = self.facts(&none).is_gateway_host();
@@ -325,6 +330,13 @@ impl NodeCore {
                     around.insert(piece);
                 }
             }
+        }
+        if self.catalog.is_exported(key) {
+            let none = BTreeSet::new();
+            let before = self.admitted.get(key).unwrap_or(&none);
+            around.extend(self.leaving.keep(key, before, &around, now));
+        } else {
+            self.leaving.forget(key);
         }
         let before = match around.is_empty() {
             true => self.admitted.remove(key),

@@ -270,3 +270,27 @@ fn without_a_local_cluster_nothing_is_wanted() {
     assert_eq!(core.wanted(), State::default());
     assert_eq!(core.awaiting().len(), 1);
 }
+
+#[test]
+fn an_endpoint_that_left_is_admitted_until_other_clusters_had_time_to_know() {
+    let mut core = host("worker");
+    let inputs = vec![
+        Input::Services(ObjectChange::Applied(service("web"))),
+        Input::ServiceExports(ObjectChange::Applied(export("web"))),
+        Input::EndpointSlices(ObjectChange::Applied(own("web", &[("10.1.2.7", true, Some("worker"))]))),
+    ];
+    after(&mut core, at(20), inputs);
+    let moved = own("web", &[("10.1.2.8", true, Some("worker"))]);
+    after(&mut core, at(30), vec![Input::EndpointSlices(ObjectChange::Applied(moved))]);
+    assert_eq!(core.wanted().sets.exported.len(), 2, "the old one lingers beside the new one");
+    let over = core.next_look().unwrap();
+    assert!(over <= at(30 + 5_000), "nobody would look again in time: {over:?}");
+    core.delta(at(30 + 5_000));
+    assert_eq!(core.wanted().sets.exported.len(), 1);
+
+    let gone = own("web", &[("10.1.2.8", true, Some("worker"))]);
+    after(&mut core, at(6_000), vec![Input::EndpointSlices(ObjectChange::Deleted(gone))]);
+    assert_eq!(core.wanted().sets.exported.len(), 1);
+    after(&mut core, at(6_010), vec![Input::ServiceExports(ObjectChange::Deleted(export("web")))]);
+    assert!(core.wanted().sets.exported.is_empty(), "what is no longer exported closes at once");
+}

@@ -159,10 +159,19 @@ proptest! {
             prop_assert_eq!(&kernel, &stepwise.wanted());
         }
         let mut at_once = NodeCore::new("worker", at(0));
-        for input in telling {
-            at_once.take(input, now);
+        for input in &telling {
+            at_once.take(input.clone(), now);
         }
         at_once.delta(now);
+        // Only the first saw endpoints leave: both agree when what lingers is over. Gateways go on reporting.
+        let later = at(20_000);
+        for input in telling.iter().filter(|input| matches!(input, Input::Report(_))) {
+            stepwise.take(input.clone(), later);
+            at_once.take(input.clone(), later);
+        }
+        fold(&mut kernel, &stepwise.delta(later), &stepwise);
+        at_once.delta(later);
+        prop_assert_eq!(&kernel, &stepwise.wanted());
         prop_assert_eq!(without_places(stepwise.wanted()), without_places(at_once.wanted()));
     }
 
