@@ -107,7 +107,7 @@ impl Sessions for LaneSessions {
         datagram: &[u8],
         from: SocketAddr,
         replies: &mut Arena<Sealed>,
-        _now: Instant,
+        now: Instant,
     ) -> Result<Option<LinkId>, Refusal> {
         let room = replies.room();
         if room.len() < HANDSHAKE_ROOM {
@@ -141,7 +141,7 @@ impl Sessions for LaneSessions {
             Packet::PacketData(_) => return Err(Refusal::MalformedDatagram),
         };
         let session = self.get(link).ok_or(Refusal::UnknownSession)?;
-        session.send_result(from, replies, |tunnel, room| tunnel.decapsulate(Some(from.ip()), datagram, room))?;
+        session.take_handshake(datagram, from, replies, now)?;
         Ok(proves.then_some(link))
     }
 }

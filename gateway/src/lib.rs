@@ -7,6 +7,7 @@
 //! | `engine` | lanes and control thread of a gateway that holds a slot |
 //! | `lane`, `packet_loops` | one WireGuard end: its two threads |
 //! | `tun`, `udp`, `session`, `lane_sessions` | the three things a lane touches: device, sockets, boringtun |
+//! | `agreement` | which keys both ends of a link are known to have |
 //! | `control` | the thread that probes and publishes what the lanes use |
 //! | `relay` | bytes between controllers of two clusters |
 //! | `health` | answers to the probes of nodes and DNS servers |
@@ -15,6 +16,7 @@
 //! Threads: two for each lane, `gateway-control`, `gateway-health`, and one tokio task for everything that waits for
 //! the store. Nothing asynchronous is on the way of a packet.
 
+mod agreement;
 mod announcement;
 mod clock;
 mod control;

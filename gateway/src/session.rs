@@ -9,12 +9,12 @@
 //! | verifies handshakes itself, against its own limit | one limiter for the lane verifies once and sends cookies; those inside never refuse |
 //! | retries an initiation after 5 s only | the core asks for initiations, once a second, and they are forced |
 //! | takes its time stamps from the wall clock when it is made | [`crate::wall_clock`] reports a clock that went back |
+//! | says the same of keys it only answered for as of keys the peer has shown to have | [`Agreement`] tells them apart |
 //! | does not pad | accepted by every implementation; lengths of packets can be seen from outside |
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use api::keys::TunnelKey;
 use api::time::Instant;
@@ -22,13 +22,11 @@ use boringtun::noise::errors::WireGuardError;
 use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
+use gateway_core::datagram::Message;
 use gateway_core::session::{HANDSHAKE_ROOM, SEALED_OVERHEAD};
 use gateway_core::{Arena, Link, OpenBatch, Opened, Refusal, SealBatch, Sealed, Session, Verdict};
 
-use crate::clock;
-
-/// Keys older than this are gone (REJECT_AFTER_TIME, WireGuard whitepaper, 6.1).
-const REJECT_AFTER: Duration = Duration::from_secs(180);
+use crate::agreement::{Agreement, index_at};
 
 /// A lane's key pair.
 #[derive(Clone)]
@@ -72,6 +70,7 @@ pub(crate) struct TunnelSession {
 
 struct State {
     tunnel: Tunn,
+    agreement: Agreement,
     /// Which local address this remote address sends to: answers leave from there.
     asked: Option<(SocketAddr, IpAddr)>,
     traffic: Traffic,
@@ -96,7 +95,15 @@ impl TunnelSession {
             link.id.number(),
             Some(Arc::clone(unlimited)),
         );
-        Self { link: link.clone(), state: Mutex::new(State { tunnel, asked: None, traffic: Traffic::default() }) }
+        Self {
+            link: link.clone(),
+            state: Mutex::new(State {
+                tunnel,
+                agreement: Agreement::default(),
+                asked: None,
+                traffic: Traffic::default(),
+            }),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -110,6 +117,29 @@ impl TunnelSession {
 
     pub(crate) fn traffic(&self) -> Traffic {
         self.state().traffic
+    }
+
+    /// Takes a handshake message that belongs to this session and writes what it is answered with.
+    pub(crate) fn take_handshake(
+        &self,
+        datagram: &[u8],
+        from: SocketAddr,
+        replies: &mut Arena<Sealed>,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        let message = Message::parse(datagram);
+        let mut state = self.state();
+        let len =
+            self.step(&mut state, from, replies, |tunnel, room| tunnel.decapsulate(Some(from.ip()), datagram, room))?;
+        match (message, len) {
+            // Our index is where the sender's stands in a response (WireGuard whitepaper, 5.4.3).
+            (Some(Message::HandshakeInitiation), 1..) => {
+                state.agreement.answered(index_at(replies.bytes(replies.len() - 1), 4), now);
+            }
+            (Some(Message::HandshakeResponse(_)), _) => state.agreement.agreed(index_at(datagram, 8), now),
+            _ => {}
+        }
+        Ok(())
     }
 
     /// Remembers which of our addresses the peer sends to.
@@ -127,28 +157,41 @@ impl TunnelSession {
     }
 
     /// Runs one step of the protocol that may want something sent.
-    pub(crate) fn send_result(
+    fn send_result(
         &self,
         to: SocketAddr,
         out: &mut Arena<Sealed>,
         step: impl for<'a> FnOnce(&mut Tunn, &'a mut [u8]) -> TunnResult<'a>,
     ) -> Result<(), Refusal> {
+        self.step(&mut self.state(), to, out, step).map(|_| ())
+    }
+
+    /// The same for who has the lock. Gives how many bytes are to be sent.
+    fn step(
+        &self,
+        state: &mut State,
+        to: SocketAddr,
+        out: &mut Arena<Sealed>,
+        step: impl for<'a> FnOnce(&mut Tunn, &'a mut [u8]) -> TunnResult<'a>,
+    ) -> Result<usize, Refusal> {
         let room = out.room();
         if room.len() < HANDSHAKE_ROOM {
             return Err(Refusal::NoRoom);
         }
-        let len = match step(&mut self.state().tunnel, room) {
+        let len = match step(&mut state.tunnel, room) {
             TunnResult::WriteToNetwork(bytes) => bytes.len(),
             TunnResult::Err(error) => return Err(refusal_of(&error)),
-            TunnResult::Done | TunnResult::WriteToTunnelV4(..) | TunnResult::WriteToTunnelV6(..) => return Ok(()),
+            TunnResult::Done | TunnResult::WriteToTunnelV4(..) | TunnResult::WriteToTunnelV6(..) => return Ok(0),
         };
-        out.commit(len, self.sealed(to)).map_err(|_| Refusal::NoRoom)
+        out.commit(len, self.sealed(to)).map_err(|_| Refusal::NoRoom)?;
+        Ok(len)
     }
 }
 
 impl State {
-    fn is_established(&self) -> bool {
-        self.tunnel.time_since_last_handshake().is_some_and(|age| age < REJECT_AFTER)
+    fn is_established(&self, now: Instant) -> bool {
+        // The tunnel forgets keys by a clock of its own, and without keys it would queue.
+        self.tunnel.time_since_last_handshake().is_some() && self.agreement.holds(now)
     }
 
     /// Opens one datagram into `plain`.
@@ -164,6 +207,7 @@ impl State {
             // Only handshakes are answered, and the core sends those elsewhere.
             TunnResult::WriteToNetwork(_) => return Err(Refusal::MalformedDatagram),
         };
+        self.agreement.heard(index_at(datagram, 4));
         self.traffic.received_packets += 1;
         self.traffic.received_bytes += len as u64;
         plain.commit(len, opened).map_err(|_| Refusal::NoRoom)
@@ -171,13 +215,13 @@ impl State {
 }
 
 impl Session for TunnelSession {
-    fn is_established(&self, _now: Instant) -> bool {
-        self.state().is_established()
+    fn is_established(&self, now: Instant) -> bool {
+        self.state().is_established(now)
     }
 
-    fn seal_batch(&self, batch: SealBatch<'_>, _now: Instant) -> usize {
+    fn seal_batch(&self, batch: SealBatch<'_>, now: Instant) -> usize {
         let mut state = self.state();
-        if !state.is_established() {
+        if !state.is_established(now) {
             return 0;
         }
         let about = Sealed { lane: batch.lane, to: batch.to, link: Some(batch.link) };
@@ -224,8 +268,7 @@ impl Session for TunnelSession {
     }
 
     fn last_handshake(&self) -> Option<Instant> {
-        let age = self.state().tunnel.time_since_last_handshake()?;
-        Some(Instant::from_micros(clock::now().as_micros().saturating_sub(u64::try_from(age.as_micros()).ok()?)))
+        self.state().agreement.since()
     }
 }
 

@@ -103,6 +103,22 @@ fn shake_hands(one: &Side, other: &Side) {
     assert_eq!((packets, refused), (vec![vec![]], vec![None]), "a keepalive counts as heard");
 }
 
+#[test]
+fn who_only_answered_has_no_session_until_the_first_data_however_often_it_answered() {
+    let (one, other) = pair();
+    // More often than boringtun has places for keys.
+    for _ in 0..20 {
+        let mut initiation = arena();
+        one.session().initiate(other.address, &mut initiation, NOW);
+        let (response, proven) = other.answer(&initiation, one.address);
+        assert_eq!((response.len(), proven), (1, vec![Ok(Some(other.link))]));
+        assert!(!other.session().is_established(NOW) && other.session().last_handshake().is_none());
+    }
+    shake_hands(&one, &other);
+    assert!(other.session().is_established(NOW));
+    assert_eq!(other.session().last_handshake(), Some(NOW));
+}
+
 /// A packet whose header says 28 bytes.
 fn packet() -> Vec<u8> {
     let mut packet = vec![0; 28];
