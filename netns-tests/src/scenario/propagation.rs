@@ -17,6 +17,9 @@ use crate::traffic::http;
 pub const CHANGES: usize = 200;
 pub const P99: Duration = Duration::from_millis(100);
 
+/// Between two looks: a small part of what is measured, and it leaves the two cores to those who are measured.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+
 /// What was measured, a time for each change.
 pub struct Propagation {
     /// From the renamed manifest in birch to the changed A answer in amber.
@@ -77,6 +80,7 @@ fn wait_for_name(client: &Pod, server: SocketAddr, pod: &Pod, limit: Duration) -
         if found.as_ref().is_ok_and(|found| *found == [wanted]) {
             return Ok(());
         }
+        std::thread::sleep(LOOK_EVERY);
         ensure!(Instant::now() < deadline, "{name} does not become {wanted}: {found:?}");
     }
 }
@@ -88,6 +92,7 @@ fn wait_for_connection(client: &Pod, target: SocketAddr, pod: &Pod, limit: Durat
         if answer.as_ref().is_ok_and(|answer| answer.pod == pod.pod_name()) {
             return Ok(());
         }
+        std::thread::sleep(LOOK_EVERY);
         ensure!(Instant::now() < deadline, "no connection to {target} reaches {}: {answer:?}", pod.pod_name());
     }
 }
