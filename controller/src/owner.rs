@@ -29,8 +29,9 @@ use crate::{clock, keys};
 const TICK: Duration = Duration::from_millis(200);
 /// Messages taken before what follows from them is done: a burst becomes one batch.
 const AT_ONCE: usize = 1_024;
-/// How long what a peer said may wait to be kept on disk. A kill loses no more, and the peer says it again.
-const KEEP_WITHIN: Duration = Duration::from_secs(1);
+/// How long what a peer said may wait to be kept on disk. A kill loses no more; until the peer says it again, what was
+/// made of it before the kill stays. A burst of changes costs ten writes a second, and a slow one delays the next.
+const KEEP_WITHIN: Duration = Duration::from_millis(100);
 /// Batches a conversation may be behind before it asks anew.
 const TOLD: usize = 1_024;
 /// How long after a failure keys are made again.
@@ -205,7 +206,11 @@ impl Owner {
                 self.unsaved.entry(peer.clone()).or_insert_with(|| Deadline::now() + KEEP_WITHIN);
                 false
             }
-            ImportHeard::Records(_) | ImportHeard::Alive => false,
+            ImportHeard::Alive => {
+                self.engine.hear_alive(peer);
+                false
+            }
+            ImportHeard::Records(_) => false,
         };
         if synced {
             tracing::info!(%peer, "what a peer exports is known as it is now");

@@ -86,7 +86,11 @@ fn show(world: &World, hold: bool) -> Result<()> {
     let measured = propagation::measure(&clusters, propagation::CHANGES)?;
     for (what, times) in [("DNS answer", &measured.name), ("new connection", &measured.connection)] {
         let (half, most) = (times.percentile(50), times.percentile(99));
-        ensure!(most <= propagation::P99, "p99 until the {what} is {most:?} (p50 {half:?}), more than {:?}", propagation::P99);
+        ensure!(
+            most <= propagation::P99,
+            "p99 until the {what} is {most:?} (p50 {half:?}), more than {:?}",
+            propagation::P99
+        );
         let seen = format!(
             "{what} in amber after a change in birch: p50 {}, p99 {} of {}",
             milliseconds(half),

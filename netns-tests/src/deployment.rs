@@ -181,6 +181,16 @@ impl Deployment {
         Ok(())
     }
 
+    /// Waits until an agent keeps `text` on its own disk: from then on it needs no controller to know it.
+    pub fn wait_until_kept(&self, node: &Node, part: Part, text: &str, limit: Duration) -> Result<()> {
+        let folder = self.state(node, part).join("feed");
+        self.eventually(limit, &format!("the {} of {} keeps {text}", part.name(), node.name()), || {
+            let mut files = fs::read_dir(&folder)?.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok());
+            ensure!(files.any(|kept| kept.contains(text)), "it is not in {}", folder.display());
+            Ok(())
+        })
+    }
+
     /// Waits until every part that was started says it is ready.
     pub fn wait_until_ready(&self, limit: Duration) -> Result<()> {
         let deadline = Instant::now() + limit;

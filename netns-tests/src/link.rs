@@ -133,6 +133,13 @@ pub(crate) fn plug_into_switch(port: &Port, switch: &Port) -> Result<()> {
     port.host.links("adding a port to a bridge", async |links| links.set_link_master(&port.name, &switch.name).await)
 }
 
+/// Lets a bridge send a frame back out of the port it came in by, as bridge plugins do with `hairpinMode`: a pod that
+/// asks for a service may be given itself.
+pub(crate) fn allow_hairpin(port: &Port) -> Result<()> {
+    let hairpin = nlink::netlink::link::BridgePortConfig::new().hairpin(true);
+    port.host.links("allowing hairpin", async |links| links.set_bridge_port(port.name.as_str(), hairpin).await)
+}
+
 /// Adds or replaces a route of the main table.
 pub(crate) fn set_route(host: &Host, to: IpNet, by: IpAddr) -> Result<()> {
     host.links("setting a route", async |links| match (to, by) {

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::addresses::{Addresses, ClusterRanges, Ranges};
 use crate::host::{Host, Hosts};
-use crate::link::{Port, add_switch, join, plug_into_switch, set_default_routes, set_routes};
+use crate::link::{Port, add_switch, allow_hairpin, join, plug_into_switch, set_default_routes, set_routes};
 use crate::pod::Pod;
 
 /// The interface towards the cluster's LAN.
@@ -143,6 +143,7 @@ impl Node {
         let host = self.0.hosts.add(&format!("{}-{name}", self.0.cluster))?;
         let (port, node_end) = join(&host, "eth0", self, &format!("pod{index}"))?;
         plug_into_switch(&node_end, &self.0.bridge)?;
+        allow_hairpin(&node_end)?;
         let addresses = self.pod_ranges().at(FIRST_POD_PLACE + index);
         port.add_addresses(addresses, self.pod_ranges())?;
         set_default_routes(&host, self.pod_ranges().at(1))?;

@@ -85,6 +85,8 @@ pub struct Engine {
     pub(crate) learned: BTreeMap<ClusterId, SignedRecord>,
     /// Records of clusters that are no peers, with who passed them on.
     pub(crate) heard_of: BTreeMap<ClusterId, (SignedRecord, ClusterId)>,
+    /// Peers that said since the start how things are now. What the others export is what was kept of it.
+    spoken: BTreeSet<ClusterId>,
     pub(crate) node_agents: BTreeMap<String, NodeAgent>,
     pub(crate) unserved: BTreeSet<ServiceName>,
     /// The namespaces that were there when last looked at.
@@ -129,6 +131,7 @@ impl Engine {
             talks: BTreeMap::new(),
             learned: BTreeMap::new(),
             heard_of: BTreeMap::new(),
+            spoken: BTreeSet::new(),
             node_agents: BTreeMap::new(),
             unserved: BTreeSet::new(),
             namespaces: BTreeSet::new(),
@@ -159,6 +162,31 @@ impl Engine {
         let services = self.remote.snapshot(cluster, items, token, now, wall);
         self.touch_services(services);
         self.touch_peer(cluster);
+        self.hear_alive(cluster);
+    }
+
+    /// A peer says that nothing changed.
+    pub fn hear_alive(&mut self, cluster: &ClusterId) {
+        if self.spoken.insert(cluster.clone()) {
+            let named = self.imports.iter().filter(|(_, import)| names_cluster(import, cluster));
+            let services: BTreeSet<ServiceName> =
+                named.map(|(key, _)| ServiceName::new(&key.namespace, &key.name)).collect();
+            self.touch_services(services);
+        }
+    }
+
+    /// Whether an import names a trusted peer that said nothing since the start, and whose kept word knows nothing of the
+    /// service: its last words before a kill may be lost, and it keeps its vote until it speaks (decision 16).
+    pub(crate) fn awaits_a_word(&self, name: &ServiceName, import: &ServiceImport) -> bool {
+        let silent = |cluster: &ClusterId| {
+            let trusted = self.peers.values().any(|peer| {
+                peer.metadata.name.as_deref() == Some(cluster.as_str()) && peer.spec.state != PeerState::Blocked
+            });
+            trusted
+                && !self.spoken.contains(cluster)
+                && self.remote.claims(name).all(|(claimant, _)| claimant != cluster)
+        };
+        exporters(import).any(|cluster| silent(&cluster))
     }
 
     pub fn hear_changes(
@@ -175,6 +203,7 @@ impl Engine {
             self.touch_peer(cluster);
         }
         self.touch_services(services);
+        self.hear_alive(cluster);
     }
 
     /// A conversation has brought everything, or it ended and why.
@@ -197,6 +226,9 @@ impl Engine {
         let (services, forgotten) = self.remote.tick(now);
         let silenced = !services.is_empty();
         self.touch_services(services);
+        for cluster in &forgotten {
+            self.hear_alive(cluster);
+        }
         if silenced {
             self.dirty.extend(self.peers.iter().map(|(key, _)| Subject::Peer(key.name.clone())));
         }
@@ -505,3 +537,16 @@ impl Engine {
 mod tests;
 #[cfg(test)]
 mod world;
+
+/// The clusters an import names as its exporters.
+fn exporters(import: &ServiceImport) -> impl Iterator<Item = ClusterId> {
+    import
+        .status
+        .iter()
+        .flat_map(|status| &status.clusters)
+        .filter_map(|exporter| ClusterId::new(&exporter.cluster).ok())
+}
+
+fn names_cluster(import: &ServiceImport, cluster: &ClusterId) -> bool {
+    exporters(import).any(|exporter| exporter == *cluster)
+}

@@ -45,6 +45,9 @@ impl Engine {
         let foreign = self.imports.get(&key).is_some_and(|import| !is_ours(import));
         writes.extend(self.plan_export_status(name, merged.as_ref(), foreign, wall));
 
+        if self.imports.get(&key).is_some_and(|import| !foreign && self.awaits_a_word(name, import)) {
+            return writes;
+        }
         let wanted = match &merged {
             Some(merged) if !foreign && self.local.has_namespace(&name.namespace) => {
                 Some(self.wanted_import(name, merged))

@@ -55,11 +55,13 @@ pub fn remove_blackholes(node: &crate::node::Node) -> Result<()> {
             let (length, table, metric) = (route.dst_len(), route.table_id(), route.priority().unwrap_or_default());
             match route.destination() {
                 Some(IpAddr::V4(prefix)) => {
-                    let route = Ipv4Route::from_addr(*prefix, length).table(table).metric(metric);
+                    let route =
+                        Ipv4Route::from_addr(*prefix, length).table(table).metric(metric).protocol(route.protocol());
                     links.del_route(route.route_type(RouteType::Blackhole)).await?;
                 }
                 Some(IpAddr::V6(prefix)) => {
-                    let route = Ipv6Route::from_addr(*prefix, length).table(table).metric(metric);
+                    let route =
+                        Ipv6Route::from_addr(*prefix, length).table(table).metric(metric).protocol(route.protocol());
                     links.del_route(route.route_type(RouteType::Blackhole)).await?;
                 }
                 None => {}

@@ -355,3 +355,25 @@ proptest! {
         prop_assert_eq!(run(&ordered), run(&shuffled));
     }
 }
+
+#[test]
+fn after_a_restart_what_a_peer_exported_stays_until_the_peer_speaks_even_if_its_word_was_lost() {
+    let mut world = World::new();
+    world.hears("birch", 1, &["10.2.0.1"]);
+    world.settle();
+    let address = world.import().unwrap().spec.ips;
+
+    // The same objects, and nothing kept of birch: the kill came before it was on disk.
+    world.engine = World::empty().engine;
+    world.show_resets();
+    world.put_namespace("shop");
+    world.engine.mark_all();
+    world.settle();
+    assert_eq!(world.import().map(|import| import.spec.ips), Some(address), "birch has said nothing yet");
+    assert_eq!(world.slices().len(), 1);
+
+    world.hears_all(&cluster("birch"), Advertisement::default());
+    world.settle();
+    assert_eq!(world.import(), None, "birch exports nothing now");
+    assert!(world.slices().is_empty());
+}

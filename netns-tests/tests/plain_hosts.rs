@@ -1,0 +1,115 @@
+//! docs/plain-hosts.md, run as it is written.
+//!
+//! Two substitutions only: `/etc/tombolo` and `/tmp` lie in each host's own `/run`, for a sandbox without root shares
+//! the machine's `/etc`; and the state folder is given by its environment variable.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use netns_tests::host::own_program;
+use netns_tests::scenario::three_clusters::PATIENCE;
+use netns_tests::traffic::http;
+use netns_tests::{ClusterPlan, Node, World, world_test};
+
+const PAGE: &str = include_str!("../../docs/plain-hosts.md");
+
+/// One block of the page: on which host, whether in the background, and its text.
+struct Block<'a> {
+    host: &'a str,
+    background: bool,
+    text: String,
+}
+
+fn blocks() -> Vec<Block<'static>> {
+    let mut blocks = Vec::new();
+    let mut lines = PAGE.lines();
+    while let Some(line) = lines.next() {
+        let Some(words) = line.strip_prefix("```sh ") else { continue };
+        let mut words = words.split(' ');
+        let host = words.next().unwrap_or_default();
+        let text: String = lines.by_ref().take_while(|line| *line != "```").map(|line| format!("{line}\n")).collect();
+        blocks.push(Block { host, background: words.next() == Some("background"), text });
+    }
+    blocks
+}
+
+/// The host's own folders in place of the machine's.
+fn in_sandbox(text: &str) -> String {
+    text.replace("/etc/tombolo", "/run/etc-tombolo").replace("/tmp/", "/run/shared/")
+}
+
+fn shell(node: &Node, text: &str) -> Result<Command> {
+    let tools = node.run_folder().join("bin");
+    std::fs::create_dir_all(&tools)?;
+    let tombolo = tools.join("tombolo");
+    std::fs::write(&tombolo, format!("#!/bin/sh\nexec {} tombolo \"$@\"\n", own_program()?.display()))?;
+    std::fs::set_permissions(&tombolo, std::fs::Permissions::from_mode(0o755))?;
+    let mut command = Command::new("/bin/sh");
+    let path = std::env::var("PATH").unwrap_or_default();
+    command
+        .args(["-eu", "-c", &in_sandbox(text)])
+        .env("PATH", format!("/run/bin:{path}"))
+        .env("TOMBOLO_STATE", "/run/state");
+    Ok(command)
+}
+
+/// Runs a block to its end. A command that asks may ask too early: what it waits for has a limit, not a moment.
+fn run(node: &Node, text: &str) -> Result<String> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let output = node.output_of(shell(node, text)?, PATIENCE)?;
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        if output.status.success() {
+            return Ok(said);
+        }
+        ensure!(Instant::now() < deadline, "{}: {text}\n{said}", node.name());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn the_page_about_plain_hosts_works_as_it_is_written() {
+    world_test(|world| {
+        let plan = ClusterPlan { gateways: 1, workers: 0, ..ClusterPlan::default() };
+        let (oak, elm) = (world.cluster_with("oak", plan)?, world.cluster_with("elm", plan)?);
+        let (oak, elm) = (oak.gateway()?.clone(), elm.gateway()?.clone());
+        let (client, server) = (oak.pod("client")?, elm.pod("web")?);
+        addresses_are_those_of_the_page(world, &oak, &server.addresses().both())?;
+        server.serve_http()?;
+        for block in blocks() {
+            let node = if block.host == "oak" { &oak } else { &elm };
+            if block.background {
+                // In place of the shell, as an init system would: signals reach it.
+                node.start("run", shell(node, &format!("exec {}", block.text))?)?;
+                continue;
+            }
+            let said = run(node, &block.text)?;
+            if block.text.contains("explain dns") {
+                let address = said.split_whitespace().rev().find_map(|word| word.parse::<IpAddr>().ok());
+                let target = SocketAddr::new(address.with_context(|| format!("no address in: {said}"))?, 80);
+                let answer = http::get_within(&client, target, PATIENCE)?;
+                ensure!(answer.pod == "web", "answered by {answer:?}");
+            }
+            if block.text.contains("tombolo cleanup") {
+                let links = oak.links("what is left", async |links| links.get_links().await)?;
+                let names: Vec<&str> = links.iter().filter_map(|link| link.name()).collect();
+                ensure!(!names.iter().any(|name| name.contains("vxlan")), "left behind: {names:?}");
+            } else if block.text.contains("tombolo status") {
+                for process in oak.processes().iter() {
+                    process.terminate(PATIENCE)?;
+                }
+            }
+        }
+        Ok(())
+    });
+}
+
+fn addresses_are_those_of_the_page(_: &World, oak: &Node, server: &[IpAddr]) -> Result<()> {
+    for address in oak.addresses().both().iter().chain(server) {
+        ensure!(PAGE.contains(&address.to_string()), "{address} does not stand in docs/plain-hosts.md");
+    }
+    Ok(())
+}
