@@ -5,7 +5,7 @@ use anyhow::{Result, anyhow, ensure};
 use netns_tests::deployment::Deployment;
 use netns_tests::pod::Pod;
 use netns_tests::scenario::three_clusters::{PATIENCE, ThreeClusters};
-use netns_tests::traffic::http;
+use netns_tests::traffic::{http, icmp};
 use netns_tests::{Node, World, world_test};
 
 /// The clusters with `harden` done on every node of theirs before Tombolo comes, and one client more.
@@ -55,6 +55,8 @@ fn everyone_is_reached(clusters: &ThreeClusters, clients: &[Pod]) -> Result<()> 
             for (target, own) in server.addresses().with_port(80).into_iter().zip(client.addresses().both()) {
                 let answer = http::get_within(client, target, PATIENCE)?;
                 ensure!(answer.client == own, "{} was seen as {}, its address is {own}", client.name(), answer.client);
+                // What is exported may be pinged.
+                icmp::ping(client, target.ip())?;
             }
         }
     }

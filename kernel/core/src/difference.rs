@@ -180,6 +180,7 @@ fn set_changes(wanted: &Sets, observed: &Sets, changes: &mut Vec<Change>) {
     elements(&wanted.nodes, &observed.nodes, changes, Element::Node);
     elements(&wanted.hairpin, &observed.hairpin, changes, Element::Hairpin);
     elements(&wanted.exported, &observed.exported, changes, Element::Exported);
+    elements(&wanted.echo, &observed.echo, changes, Element::Echo);
     elements(&wanted.tunnels, &observed.tunnels, changes, Element::Tunnel);
     elements(&wanted.pods, &observed.pods, changes, Element::Pod);
 }

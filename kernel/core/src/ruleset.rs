@@ -126,6 +126,7 @@ fn set_shapes() -> BTreeMap<String, SetShape> {
         shapes.insert(set_name("nodes", family), plain(address, SetValue::Nothing));
         shapes.insert(set_name("hairpin", family), plain(2 * address, SetValue::Nothing));
         shapes.insert(set_name("exported", family), plain(address + 8, SetValue::Nothing));
+        shapes.insert(set_name("echo", family), plain(address, SetValue::Nothing));
         shapes.insert(set_name("services", family), plain(address + 8, SetValue::Verdict));
         shapes.insert(set_name("slots", family), plain(address + 12, SetValue::Bytes(address + 4)));
     }

@@ -37,6 +37,8 @@ pub struct Sets {
     pub hairpin: BTreeSet<IpAddr>,
     /// Endpoints of this node that other clusters may open connections to.
     pub exported: BTreeSet<Exported>,
+    /// Addresses of this node that other clusters may ping: something on them is exported.
+    pub echo: BTreeSet<IpAddr>,
     /// Devices by which packets of other clusters arrive: a gateway's tunnel devices, the VXLAN device.
     pub tunnels: BTreeSet<DeviceName>,
     /// Devices pods are attached to, where they are known: never to be trusted with VXLAN packets, whatever their source.
@@ -54,6 +56,7 @@ pub enum Element {
     Node(IpAddr),
     Hairpin(IpAddr),
     Exported(Exported),
+    Echo(IpAddr),
     Tunnel(DeviceName),
     Pod(DeviceName),
 }
@@ -70,6 +73,7 @@ impl Sets {
             Element::Node(address) => self.nodes.insert(address),
             Element::Hairpin(address) => self.hairpin.insert(address),
             Element::Exported(exported) => self.exported.insert(exported),
+            Element::Echo(address) => self.echo.insert(address),
             Element::Tunnel(device) => self.tunnels.insert(device),
             Element::Pod(device) => self.pods.insert(device),
         }
@@ -86,6 +90,7 @@ impl Sets {
             Element::Node(address) => self.nodes.remove(address),
             Element::Hairpin(address) => self.hairpin.remove(address),
             Element::Exported(exported) => self.exported.remove(exported),
+            Element::Echo(address) => self.echo.remove(address),
             Element::Tunnel(device) => self.tunnels.remove(device),
             Element::Pod(device) => self.pods.remove(device),
         }

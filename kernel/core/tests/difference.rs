@@ -297,6 +297,7 @@ fn touched(after: &State, before: &State) -> (State, State) {
     maps(&mut a.settings, &mut b.settings);
     maps(&mut a.services, &mut b.services);
     sets(&mut a.sets.exported, &mut b.sets.exported);
+    sets(&mut a.sets.echo, &mut b.sets.echo);
     (a.table, b.table) = (None, None);
     (a, b)
 }

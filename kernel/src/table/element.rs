@@ -81,6 +81,7 @@ pub(crate) fn entries(element: &Element) -> (String, Vec<Entry>) {
         Element::Exported(it) => {
             plain("exported", Family::of(it.address), destination_key(it.address, it.protocol, it.port))
         }
+        Element::Echo(address) => plain("echo", Family::of(*address), octets(*address)),
         Element::Tunnel(device) => ("tunnels".to_owned(), vec![Entry::key(device_key(device))]),
         Element::Pod(device) => ("pods".to_owned(), vec![Entry::key(device_key(device))]),
     }
@@ -141,6 +142,7 @@ pub(crate) fn read(stem: &str, family: Family, mut entries: Vec<Entry>, sets: &m
             },
             sets,
         ),
+        "echo" => plain(&|key| address(key).map(Element::Echo), sets),
         "tunnels" => plain(&|key| read_device(key).map(Element::Tunnel), sets),
         "pods" => plain(&|key| read_device(key).map(Element::Pod), sets),
         _ => {

@@ -92,12 +92,15 @@ sandboxed! {
         let mut exported = closed.clone();
         for (ipv4, protocol) in flows {
             exported.sets.exported.insert(Exported { address: local.address(ipv4), protocol, port: 80 });
+            exported.sets.echo.insert(local.address(ipv4));
         }
         apply(&mut kernel, &difference(&exported, &closed));
         for (ipv4, protocol) in flows {
             let answer = ask_from(&remote, (local.address(ipv4), 80).into(), protocol);
             assert!(answer.is_ok(), "exported: {answer:?}");
+            ping(&remote, local.address(ipv4));
         }
+        counted(&mut kernel, Refusal::UnexportedEcho, 4);
         knock(&remote, (local.address(true), 81).into(), Protocol::Udp);
         counted(&mut kernel, Refusal::UnexportedUdp, 3);
 

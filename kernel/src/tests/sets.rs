@@ -47,6 +47,7 @@ fn full() -> State {
                 ["10.1.1.2", "fd00:1:1::2"].map(|to| Exported { address: address(to), protocol, port: 80 })
             })
             .collect(),
+        echo: [address("10.1.1.2"), address("fd00:1:1::2")].into(),
         tunnels: ["tun0".parse().unwrap(), "fifteen-letters".parse().unwrap()].into(),
         pods: ["veth1".parse().unwrap()].into(),
     };

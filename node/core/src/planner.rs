@@ -322,6 +322,9 @@ impl NodeCore {
         for slice in self.catalog.exported_slices(key) {
             for endpoint in &slice.endpoints {
                 if self.is_here(endpoint) {
+                    if !slice.ports.is_empty() {
+                        around.insert(Piece::Element(Element::Echo(endpoint.address)));
+                    }
                     around.extend(slice.ports.iter().map(|port| {
                         let exported = Exported { address: endpoint.address, protocol: port.protocol, port: port.port };
                         Piece::Element(Element::Exported(exported))

@@ -233,10 +233,11 @@ fn pods_are_closed_until_exported_and_open_where_the_operator_says_so() {
     assert!(core.wanted().sets.exported.is_empty());
     let (_, changes) = after(&mut core, at(30), vec![Input::ServiceExports(ObjectChange::Applied(export("web")))]);
     assert_eq!(core.wanted().sets.exported, [admitted].into());
-    assert_eq!(changes.len(), 1, "{changes:?}");
+    assert_eq!(core.wanted().sets.echo, [admitted.address].into(), "what is exported may be pinged");
+    assert_eq!(changes.len(), 2, "{changes:?}");
     let (_, changes) = after(&mut core, at(40), vec![Input::ServiceExports(ObjectChange::Deleted(export("web")))]);
-    assert!(core.wanted().sets.exported.is_empty());
-    assert_eq!(changes.len(), 1, "{changes:?}");
+    assert!(core.wanted().sets.exported.is_empty() && core.wanted().sets.echo.is_empty());
+    assert_eq!(changes.len(), 2, "{changes:?}");
 
     let closed = core.wanted().table;
     let mut open = local();

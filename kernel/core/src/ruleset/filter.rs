@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use super::phrase::*;
 use super::{FAMILIES, PodReachability, Ruleset, UNTRANSLATED_CHAIN, set_name};
 use crate::Refusal;
-use crate::table::{Base, Expression, Register, Verdict};
+use crate::table::{Expression, Register, Verdict};
 
 impl Ruleset {
     pub(super) fn input_rules(&self) -> Vec<Vec<Expression>> {
@@ -107,15 +107,20 @@ impl Ruleset {
             exported.push(Expression::Verdict(Verdict::Accept));
             rules.push(exported);
         }
+        for family in FAMILIES {
+            let mut echo = of_family(family);
+            echo.extend(echo_request(family));
+            echo.extend(destination_in("echo", family));
+            echo.push(Expression::Verdict(Verdict::Accept));
+            rules.push(echo);
+        }
         for (protocol, refusal) in [(TCP, Refusal::UnexportedTcp), (UDP, Refusal::UnexportedUdp)] {
             let mut rule = transport_is(protocol);
             rule.extend(self.refuse(refusal));
             rules.push(rule);
         }
-        for (protocol, kind) in [(ICMP, ECHO_REQUEST_V4), (ICMPV6, ECHO_REQUEST_V6)] {
-            let mut rule = transport_is(protocol);
-            rule.push(Expression::Payload { base: Base::Transport, offset: 0, length: 1, to: Register(0) });
-            rule.push(equals(Register(0), vec![kind]));
+        for family in FAMILIES {
+            let mut rule = echo_request(family);
             rule.extend(self.refuse(Refusal::UnexportedEcho));
             rules.push(rule);
         }

@@ -79,6 +79,17 @@ pub(super) fn to_port(protocol: u8, port: u16) -> Vec<Expression> {
     expressions
 }
 
+pub(super) fn echo_request(family: Family) -> Vec<Expression> {
+    let (protocol, kind) = match family {
+        Family::Ipv4 => (ICMP, ECHO_REQUEST_V4),
+        Family::Ipv6 => (ICMPV6, ECHO_REQUEST_V6),
+    };
+    let mut expressions = transport_is(protocol);
+    expressions.push(Expression::Payload { base: Base::Transport, offset: 0, length: 1, to: Register(0) });
+    expressions.push(equals(Register(0), vec![kind]));
+    expressions
+}
+
 pub(super) fn opening_tcp() -> Vec<Expression> {
     let mut expressions = transport_is(TCP);
     expressions.push(Expression::Payload { base: Base::Transport, offset: 13, length: 1, to: Register(0) });
