@@ -3,21 +3,26 @@
 use std::fmt::Display;
 use std::io::{BufRead, IsTerminal};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use hickory_proto::rr::RecordType;
 
+use crate::deployment::Part;
 use crate::evidence;
+use crate::recording;
 use crate::scenario::three_clusters::{PATIENCE, ThreeClusters};
-use crate::scenario::{closed, cluster_lost, propagation, shares};
+use crate::scenario::{clear_text, closed, cluster_lost, propagation, shares};
 use crate::traffic::{dns, http};
 use crate::world::World;
 
-/// Shows everything. With `hold`, keeps the clusters up until the input ends.
-pub fn run(hold: bool) -> ExitCode {
-    println!("Three clusters on this machine, in network namespaces: no root, no Docker, no Kubernetes.\n");
+const HEADING: &str = "Three clusters on this machine, in network namespaces: no root, no Docker, no Kubernetes.";
+
+/// Shows everything. With `hold`, keeps the clusters up until the input ends; with `record`, draws what was printed.
+pub fn run(hold: bool, record: Option<&Path>) -> ExitCode {
+    println!("{HEADING}\n");
     let world = match World::create() {
         Ok(world) => world,
         Err(error) => {
@@ -25,7 +30,7 @@ pub fn run(hold: bool) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match show(&world, hold) {
+    match show(&world, hold, record) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             evidence::print(&world.hosts());
@@ -39,24 +44,33 @@ pub fn run(hold: bool) -> ExitCode {
 struct Steps {
     begun: Instant,
     last: Instant,
+    printed: Vec<String>,
 }
 
 impl Steps {
     fn new() -> Self {
-        Self { begun: Instant::now(), last: Instant::now() }
+        Self { begun: Instant::now(), last: Instant::now(), printed: vec![HEADING.to_owned(), String::new()] }
     }
 
     fn done(&mut self, what: &str, seen: impl Display) {
-        println!("✓ {what:<14} {seen:<88} {:>6.2} s", self.last.elapsed().as_secs_f64());
+        self.print(format!("✓ {what:<15} {seen:<98} {:>6.2} s", self.last.elapsed().as_secs_f64()));
         self.last = Instant::now();
+    }
+
+    fn print(&mut self, line: String) {
+        println!("{line}");
+        self.printed.push(line);
     }
 }
 
-fn show(world: &World, hold: bool) -> Result<()> {
+fn show(world: &World, hold: bool, record: Option<&Path>) -> Result<()> {
     let mut steps = Steps::new();
     let clusters = ThreeClusters::start(world)?;
     let hosts = world.hosts().len();
-    steps.done("clusters", format!("amber, birch, cedar: {hosts} namespaces, dual stack; every part of Tombolo ready"));
+    steps.done(
+        "clusters",
+        format!("amber, birch, cedar: {hosts} namespaces, IPv4 and IPv6; every part of Tombolo is ready"),
+    );
 
     clusters.introduce()?;
     steps.done("introduced", "each to each by the manifest of 'tombolo peers export'; tunnels up, services synced");
@@ -84,26 +98,18 @@ fn show(world: &World, hold: bool) -> Result<()> {
     );
 
     let measured = propagation::measure(&clusters, propagation::CHANGES)?;
-    for (what, times) in [("DNS answer", &measured.name), ("new connection", &measured.connection)] {
+    let mut seen = Vec::new();
+    for (what, times) in [("DNS", &measured.name), ("new connection", &measured.connection)] {
         let (half, most) = (times.percentile(50), times.percentile(99));
-        ensure!(
-            most <= propagation::P99,
-            "p99 until the {what} is {most:?} (p50 {half:?}), more than {:?}",
-            propagation::P99
-        );
-        let seen = format!(
-            "{what} in amber after a change in birch: p50 {}, p99 {} of {}",
-            milliseconds(half),
-            milliseconds(most),
-            times.count()
-        );
-        steps.done("a change", seen);
+        ensure!(most <= propagation::P99, "p99 of {what} is {most:?} (p50 {half:?}), more than {:?}", propagation::P99);
+        seen.push(format!("{what} p50 {}, p99 {}", milliseconds(half), milliseconds(most)));
     }
+    steps.done("a change", format!("in birch, seen in amber: {} ({} changes)", seen.join("; "), propagation::CHANGES));
 
     let closed = closed::measure(&clusters)?;
     ensure!(closed.admitted_after < Duration::from_secs(1), "an export admits only after {:?}", closed.admitted_after);
     let seen = format!(
-        "not exported: TCP, UDP, ICMP refused and counted; an export admits in {}, its removal closes in {}",
+        "TCP, UDP, ICMP to a pod not exported: refused, counted; export admits in {}, removal closes in {}",
         milliseconds(closed.admitted_after),
         milliseconds(closed.closed_after)
     );
@@ -116,15 +122,25 @@ fn show(world: &World, hold: bool) -> Result<()> {
         lost.elsewhere_after
     );
     let seen = format!(
-        "birch killed: all new connections to cedar after {}; birch answers again {} after its start",
+        "birch killed: all new connections to cedar after {}; birch again {} after its start",
         milliseconds(lost.elsewhere_after),
         milliseconds(lost.back_after)
     );
     steps.done("a cluster dies", seen);
-    println!(
-        "\nShown in {:.1} s. Everything above was measured with real packets just now.",
-        steps.begun.elapsed().as_secs_f64()
-    );
+    let leaked = clear_text::measure(&clusters, v4)?;
+    ensure!(leaked == 0, "{leaked} packets left in clear while the gateway was dead");
+    clusters.amber.start_part(Part::Gateway, clusters.amber.cluster().gateway()?)?;
+    let returned = Instant::now();
+    http::get_within(&clusters.client, v4, PATIENCE)?;
+    let seen = "amber's gateway killed: 0 packets in clear at the router; answered again";
+    steps.done("a gateway dies", format!("{seen} {} after its start", milliseconds(returned.elapsed())));
+
+    steps.print(String::new());
+    let all = steps.begun.elapsed().as_secs_f64();
+    steps.print(format!("Shown in {all:.1} s. Everything above was measured with real packets just now."));
+    if let Some(file) = record {
+        std::fs::write(file, recording::svg(&steps.printed)).with_context(|| format!("drawing {}", file.display()))?;
+    }
     if hold {
         keep_up(&clusters)?;
     }
@@ -148,7 +164,7 @@ fn answers(clusters: &ThreeClusters, targets: [SocketAddr; 2]) -> Result<String>
         let family = if target.is_ipv4() { "IPv4" } else { "IPv6" };
         seen.push(format!("{family}: {} of {} in {}", answer.pod, answer.cluster, milliseconds(answer.took)));
     }
-    Ok(format!("HTTP from a pod in amber, its address kept; {}", seen.join("; ")))
+    Ok(format!("to a pod in amber, its address kept; {}", seen.join("; ")))
 }
 
 fn milliseconds(time: Duration) -> String {

@@ -33,6 +33,7 @@ pub mod namespace;
 pub mod node;
 pub mod pod;
 pub mod process;
+pub mod recording;
 pub mod sandbox;
 pub mod scenario;
 pub mod traffic;
