@@ -31,13 +31,18 @@ pub struct ControllerReport {
     pub agents: Vec<AgentReport>,
 }
 
-/// A document of the manifests folder that is refused; its last good version stays in force.
+/// A document of the manifests folder that is refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct BrokenDocument {
     pub file: String,
+    /// From 1; 0 when it is the whole file.
     pub line: usize,
+    /// `Service shop/web`; empty where it cannot be told.
+    pub object: String,
     pub reason: String,
+    /// Whether what it defined before is still in force.
+    pub last_good_in_force: bool,
 }
 
 /// What the controller knows of one peer.

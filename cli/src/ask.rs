@@ -51,6 +51,8 @@ pub enum Answer {
     Known(Value),
     /// No such part runs on this host: there is no socket.
     NotHere,
+    /// The part does not run any more: its socket is there and nobody listens.
+    Stopped,
     /// The part is there but did not answer; the reason in words.
     Silent(String),
 }
@@ -59,7 +61,7 @@ impl Answer {
     pub fn known(self) -> Option<Value> {
         match self {
             Self::Known(value) => Some(value),
-            Self::NotHere | Self::Silent(_) => None,
+            Self::NotHere | Self::Stopped | Self::Silent(_) => None,
         }
     }
 }
@@ -69,6 +71,9 @@ pub async fn ask(run_dir: &Path, part: Part, question: &str) -> Answer {
     let socket = part.socket(run_dir);
     if !socket.exists() {
         return Answer::NotHere;
+    }
+    if is_stopped(&socket).await {
+        return Answer::Stopped;
     }
     let path = format!("/ask/{question}");
     match tokio::time::timeout(LIMIT, get(&socket, &path)).await {
@@ -82,11 +87,25 @@ pub async fn ask(run_dir: &Path, part: Part, question: &str) -> Answer {
     }
 }
 
+/// Whether nobody listens on a socket that is there: what a killed part leaves behind.
+async fn is_stopped(socket: &Path) -> bool {
+    UnixStream::connect(socket).await.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
+}
+
+/// Whether `part` runs on this host, ready or not.
+pub async fn is_running(run_dir: &Path, part: Part) -> bool {
+    let socket = part.socket(run_dir);
+    socket.exists() && !is_stopped(&socket).await
+}
+
 /// Whether `part` says it is ready; what it awaits otherwise. `None` when it does not run on this host.
 pub async fn readiness(run_dir: &Path, part: Part) -> Option<Result<(), String>> {
     let socket = part.socket(run_dir);
     if !socket.exists() {
         return None;
+    }
+    if is_stopped(&socket).await {
+        return Some(Err("does not run any more; its log says why it ended".to_owned()));
     }
     Some(match tokio::time::timeout(LIMIT, get(&socket, "/readyz")).await {
         Ok(Ok((200, _))) => Ok(()),
@@ -137,6 +156,10 @@ pub fn explain_silence(run_dir: &Path, part: Part, answer: &Answer) -> Outcome {
         Answer::Silent(reason) => {
             eprintln!("the {} of this host does not answer: {reason}", part.name());
             eprintln!("  look at its log");
+        }
+        Answer::Stopped => {
+            eprintln!("the {} of this host does not run any more: nobody listens on its socket", part.name());
+            eprintln!("  look at its log for why it ended, and start it");
         }
         Answer::NotHere | Answer::Known(_) => {
             eprintln!("no {} runs on this host: {} is not there", part.name(), part.socket(run_dir).display());

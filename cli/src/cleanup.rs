@@ -5,12 +5,19 @@ use std::path::Path;
 use crate::ask::Part;
 use crate::output::{Glyph, Outcome};
 
-/// Refuses while the node agent runs: it would put everything back at once.
+/// Refuses while the node agent or the gateway runs: they would put everything back at once.
 pub async fn run(run_dir: &Path, state: &Path, dry_run: bool) -> anyhow::Result<Outcome> {
-    if crate::ask::readiness(run_dir, Part::Node).await.is_some_and(|answer| answer.is_ok()) {
-        eprintln!("the node agent of this host runs, and would put back what is removed");
-        eprintln!("  stop it first");
-        return Ok(Outcome::Refused);
+    for part in [Part::Node, Part::Gateway] {
+        if !dry_run && crate::ask::is_running(run_dir, part).await {
+            eprintln!("the {} of this host runs, and would put back what is removed", part.name());
+            eprintln!("  stop it first");
+            return Ok(Outcome::Refused);
+        }
+    }
+    let record = node::settings_record(&state.join("node"));
+    if !record.exists() {
+        eprintln!("no record of changed settings at {}: none is restored", record.display());
+        eprintln!("  if the node agent was started with another --state, name that");
     }
     let state = state.to_path_buf();
     tokio::task::spawn_blocking(move || remove(&state, dry_run)).await?
@@ -19,8 +26,10 @@ pub async fn run(run_dir: &Path, state: &Path, dry_run: bool) -> anyhow::Result<
 /// Netlink sockets belong to the thread that opens them, so all of it happens on one.
 fn remove(state: &Path, dry_run: bool) -> anyhow::Result<Outcome> {
     let state = state.join(Part::Node.name());
-    // A host whose agent never ran has no folder, and then nothing was changed that could be restored.
-    std::fs::create_dir_all(&state)?;
+    if !dry_run {
+        // A host whose agent never ran has no folder, and then nothing was changed that could be restored.
+        std::fs::create_dir_all(&state)?;
+    }
     let mut kernel = kernel::Kernel::open(&node::settings_record(&state))?;
     let before = kernel.observe()?;
     if dry_run {
@@ -42,16 +51,18 @@ fn remove(state: &Path, dry_run: bool) -> anyhow::Result<Outcome> {
 /// A line for each kind of thing, `1 link`, and for the settings that get their old values back.
 fn summary(verb: &str, state: &kernel::core::State) -> String {
     let counts = [
-        (state.links.len(), "links"),
-        (state.addresses.len(), "addresses"),
-        (state.routes.len(), "routes"),
-        (state.rules.len(), "rules"),
-        (state.nexthops.len() + state.groups.len(), "next hops"),
-        (usize::from(state.table.is_some()), "nftables tables"),
-        (state.services.len(), "services"),
-        (state.settings.len(), "settings, old values restored"),
+        (state.links.len(), "link", "links"),
+        (state.addresses.len(), "address", "addresses"),
+        (state.routes.len(), "route", "routes"),
+        (state.rules.len(), "rule", "rules"),
+        (state.nexthops.len() + state.groups.len(), "next hop", "next hops"),
+        (usize::from(state.table.is_some()), "nftables table", "nftables tables"),
+        (state.services.len(), "service", "services"),
+        (state.settings.len(), "changed setting, for its old value", "changed settings, for their old values"),
     ];
-    let lines: String =
-        counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{verb} {count} {what}\n")).collect();
+    let present = counts.iter().filter(|(count, ..)| *count > 0);
+    let lines: String = present
+        .map(|(count, one, many)| format!("{verb} {count} {}\n", if *count == 1 { one } else { many }))
+        .collect();
     if lines.is_empty() { "nothing of Tombolo's is in this kernel\n".into() } else { lines }
 }

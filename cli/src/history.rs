@@ -50,7 +50,12 @@ pub async fn events(run_dir: &Path, since: Duration, format: Format) -> anyhow::
                     age(now.saturating_sub(Duration::from_millis(event.at))),
                     (*part).to_owned(),
                     event.subject.clone(),
-                    format!("{} → {}", event.before, event.after),
+                    // What was first seen changed from nothing.
+                    if event.before.is_empty() {
+                        event.after.clone()
+                    } else {
+                        format!("{} → {}", event.before, event.after)
+                    },
                     event.reason.clone(),
                 ]);
             }

@@ -9,6 +9,7 @@ pub mod ask;
 pub mod cleanup;
 pub mod crds;
 pub mod duration;
+pub mod exposition;
 pub mod history;
 pub mod logging;
 pub mod names;

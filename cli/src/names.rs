@@ -9,6 +9,11 @@ use crate::output::{Format, Glyph, Outcome};
 
 /// Prints what this host's DNS server answers for a name, and why.
 pub async fn explain(run_dir: &Path, name: &str, record_type: &str, format: Format) -> anyhow::Result<Outcome> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.*".contains(&byte);
+    if !name.bytes().all(plain) || !record_type.bytes().all(plain) {
+        eprintln!("'{name}' {record_type} is no question: a name has letters, digits, '-', '_', '*' and dots");
+        return Ok(Outcome::Usage);
+    }
     let question = format!("explain?name={name}&type={record_type}");
     let report: NameReport = match expect(run_dir, Part::Dns, &question).await {
         Ok(report) => report,

@@ -24,7 +24,9 @@ pub const ENROLMENT_FILE: &str = "agents.key";
 pub async fn controller(run_dir: &Path, arguments: ControllerArguments) -> anyhow::Result<Outcome> {
     crate::logging::start(arguments.part.log_json);
     let stop = stop_on_signals()?;
-    let started = start_controller(&arguments.part.state.join("controller"), arguments.manifests, arguments.listen, &stop).await?;
+    let started =
+        start_controller(&arguments.part.state.join("controller"), arguments.manifests, arguments.listen, &stop)
+            .await?;
     until_stopped(vec![started], run_dir, &arguments.part, stop).await
 }
 
@@ -32,7 +34,8 @@ pub async fn gateway(run_dir: &Path, arguments: GatewayArguments) -> anyhow::Res
     crate::logging::start(arguments.part.log_json);
     let stop = stop_on_signals()?;
     let host = Host::of(&arguments.agent, arguments.addresses, Vec::new())?;
-    let started = start_gateway(&arguments.part.state.join("gateway"), &host, arguments.external_addresses, &stop).await?;
+    let started =
+        start_gateway(&arguments.part.state.join("gateway"), &host, arguments.external_addresses, &stop).await?;
     until_stopped(vec![started], run_dir, &arguments.part, stop).await
 }
 
@@ -228,7 +231,9 @@ impl Surface for WithReports {
             .map(|broken| BrokenDocument {
                 file: broken.file.clone(),
                 line: broken.line.and_then(|line| usize::try_from(line).ok()).unwrap_or_default(),
+                object: broken.object.clone().unwrap_or_default(),
                 reason: broken.reason.clone(),
+                last_good_in_force: broken.last_good_in_force,
             })
             .collect();
         serde_json::to_value(report).ok()

@@ -10,6 +10,9 @@ use crate::output::{Format, Glyph, Outcome, seconds};
 
 /// Prints the way to a peer, hop by hop as this host knows it.
 pub async fn explain(run_dir: &Path, peer: &str, format: Format) -> anyhow::Result<Outcome> {
+    if !is_cluster_id(peer) {
+        return Ok(Outcome::Usage);
+    }
     let report: GatewayReport = match expect(run_dir, Part::Gateway, "status").await {
         Ok(report) => report,
         Err(outcome) => return Ok(outcome),
@@ -25,13 +28,21 @@ pub async fn explain(run_dir: &Path, peer: &str, format: Format) -> anyhow::Resu
         Format::Text => {
             if let Some(node) = &node {
                 let glyph = if node.kernel_differences == 0 { Glyph::Good } else { Glyph::Warning };
-                let differences = node.kernel_differences;
-                println!("{} node     {}: kernel as wanted but for {differences} differences", glyph.text(), node.node);
+                let kernel = match node.kernel_differences {
+                    0 => "kernel as wanted".to_owned(),
+                    count => format!("the kernel differed in {count} places at the last look, and was mended"),
+                };
+                println!("{} node     {}: {kernel}", glyph.text(), node.node);
             }
             print!("{}", render(path));
         }
     }
     Ok(if path.reachability == Reachability::Up { Outcome::Good } else { Outcome::FoundBad })
+}
+
+/// Says so on stderr where it is none.
+fn is_cluster_id(peer: &str) -> bool {
+    api::ClusterId::new(peer).inspect_err(|error| eprintln!("'{peer}' names no cluster: {error}")).is_ok()
 }
 
 fn render(path: &PathReport) -> String {
@@ -76,6 +87,9 @@ fn render(path: &PathReport) -> String {
 
 /// Sends a real packet through the tunnel and prints its way.
 pub async fn ping(run_dir: &Path, peer: &str, format: Format) -> anyhow::Result<Outcome> {
+    if !is_cluster_id(peer) {
+        return Ok(Outcome::Usage);
+    }
     let report: PingReport = match expect(run_dir, Part::Gateway, &format!("ping?peer={peer}")).await {
         Ok(report) => report,
         Err(outcome) => return Ok(outcome),

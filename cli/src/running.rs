@@ -56,6 +56,7 @@ pub async fn until_stopped(
         let surfaces = started.iter().map(|part| (part.part, Arc::clone(&part.surface))).collect();
         servers.push(serve::on_port(address, Arc::new(Together(surfaces))).await?);
     }
+    let sockets: Vec<_> = started.iter().map(|part| part.part.socket(run_dir)).collect();
     let mut work: Vec<_> = started.into_iter().map(|part| (part.part, part.work)).collect();
     let ended_by_itself = tokio::select! {
         () = stop.cancelled() => None,
@@ -79,6 +80,10 @@ pub async fn until_stopped(
     }
     for server in servers {
         server.abort();
+    }
+    // A socket that stays means a part that did not end in good order.
+    for socket in sockets {
+        let _ = std::fs::remove_file(socket);
     }
     outcome
 }
@@ -109,13 +114,8 @@ impl Surface for Together {
     }
 
     fn metrics(&self) -> String {
-        // One exposition ends once: each part's own end mark goes.
-        let mut text = String::new();
-        for (_, surface) in &self.0 {
-            text.push_str(surface.metrics().trim_end().trim_end_matches("# EOF"));
-        }
-        text.push_str("# EOF\n");
-        text
+        let texts: Vec<_> = self.0.iter().map(|(part, surface)| (part.name(), surface.metrics())).collect();
+        crate::exposition::merge(texts.iter().map(|(part, text)| (*part, text.as_str())))
     }
 
     fn answer(&self, _: &str) -> Option<serde_json::Value> {

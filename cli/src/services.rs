@@ -24,7 +24,9 @@ pub async fn list(run_dir: &Path, format: Format) -> anyhow::Result<Outcome> {
 
 /// Prints one service with every reason. `service` is `namespace/name`.
 pub async fn explain(run_dir: &Path, service: &str, format: Format) -> anyhow::Result<Outcome> {
-    let Some((namespace, name)) = service.split_once('/') else {
+    let is_label = api::cluster_id::is_dns_label;
+    let parts = service.split_once('/').filter(|(namespace, name)| is_label(namespace) && is_label(name));
+    let Some((namespace, name)) = parts else {
         eprintln!("'{service}' is not a service: write it as namespace/name");
         return Ok(Outcome::Usage);
     };
@@ -99,13 +101,13 @@ fn render(report: &ServiceReport) -> String {
         ));
         let mut table = Table::new(&["", "CLUSTER", "TIER", "READY", "VERDICT", "WHY", "ASKED", "GOT"]);
         for cluster in &port.clusters {
-            let glyph = match cluster.verdict.as_str() {
-                "Used" => Glyph::Good,
-                "Standby" => Glyph::Unknown,
-                _ => Glyph::Bad,
+            // Standing by, or having no endpoint at all, is neither good nor bad: a dash, not a verdict's glyph.
+            let mark = match cluster.verdict.as_str() {
+                "Used" => Glyph::Good.text(),
+                "Standby" => "-",
+                _ if cluster.total == 0 => "-",
+                _ => Glyph::Bad.text(),
             };
-            // Standing by is neither good nor bad: it has a dash, not a verdict's glyph.
-            let mark = if glyph == Glyph::Unknown { "-" } else { glyph.text() };
             table.row([
                 mark.to_owned(),
                 cluster.cluster.clone(),

@@ -53,6 +53,13 @@ pub async fn run(run_dir: &Path, format: Format) -> anyhow::Result<Outcome> {
         eprintln!("  run this where a part runs, or name its folder with --run-dir");
         return Ok(Outcome::CouldNotFindOut);
     }
+    let mut someone_runs = false;
+    for part in Part::ALL {
+        someone_runs |= crate::ask::is_running(run_dir, part).await;
+    }
+    if !someone_runs {
+        return Ok(crate::ask::nobody_answers(run_dir));
+    }
     let (text, outcome) = render(&status);
     match format {
         Format::Text => print!("{text}"),
@@ -163,8 +170,11 @@ fn peers(status: &Status, notes: &mut Vec<(Glyph, String)>) -> Table {
 fn controller_notes(status: &Status, notes: &mut Vec<(Glyph, String)>) {
     let Some(controller) = &status.controller else { return };
     for broken in &controller.broken_documents {
-        let place = format!("{}:{}", broken.file, broken.line);
-        notes.push((Glyph::Bad, format!("{place}: {}; its last good version stays in force", broken.reason)));
+        // A file that cannot be read at all has no line.
+        let line = if broken.line == 0 { String::new() } else { format!(":{}", broken.line) };
+        let object = if broken.object.is_empty() { String::new() } else { format!("{}: ", broken.object) };
+        let rest = if broken.last_good_in_force { "; its last good version stays in force" } else { "" };
+        notes.push((Glyph::Bad, format!("{}{line}: {object}{}{rest}", broken.file, broken.reason)));
     }
     for service in &controller.unserved {
         notes.push((Glyph::Bad, format!("{service}: nobody answers      run: tombolo explain service {service}")));
@@ -235,12 +245,20 @@ mod tests {
     #[test]
     fn a_broken_document_is_named_by_file_line_and_reason() {
         let mut status = amber(vec![]);
-        let broken = BrokenDocument { file: "web.yaml".into(), line: 7, reason: "spec.ports: expected a list".into() };
+        let broken = BrokenDocument {
+            file: "web.yaml".into(),
+            line: 7,
+            object: "Service shop/web".into(),
+            reason: "spec.ports: expected a list".into(),
+            last_good_in_force: true,
+        };
         status.controller.as_mut().unwrap().broken_documents.push(broken);
         let (text, outcome) = render(&status);
         assert_eq!(outcome, Outcome::FoundBad);
         assert!(
-            text.contains("web.yaml:7: spec.ports: expected a list; its last good version stays in force"),
+            text.contains(
+                "web.yaml:7: Service shop/web: spec.ports: expected a list; its last good version stays in force"
+            ),
             "{text}"
         );
     }

@@ -79,7 +79,7 @@ impl Surface for DnsSurface {
             }
             "refusals" => {
                 let shown = self.shown.load();
-                let entry = |(reason, object, detail): &(String, String, String)| serde_json::json!({ "reason": reason, "object": object, "detail": detail });
+                let entry = |(reason, object, detail): &(String, String, String)| serde_json::json!({ "reason": reason, "destination": object, "count": 1, "detail": detail });
                 Some(shown.refused.iter().map(entry).collect())
             }
             _ => None,

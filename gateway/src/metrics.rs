@@ -108,8 +108,8 @@ pub(crate) fn text(running: &Running, roster: Option<&Roster>) -> String {
     }
     refusals(&mut registry, running, &ours);
     lanes(&mut registry, running, &ours);
-    relay(&mut registry, running);
-    health(&mut registry, running);
+    relay(registry.sub_registry_with_label(("local_cluster".into(), ours.clone().into())), running);
+    health(registry.sub_registry_with_label(("local_cluster".into(), ours.clone().into())), running);
 
     registry.register_with_unit(
         "path_rtt",
