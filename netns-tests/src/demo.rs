@@ -45,15 +45,29 @@ struct Steps {
     begun: Instant,
     last: Instant,
     printed: Vec<String>,
+    /// A promised time was not kept.
+    slow: bool,
 }
 
 impl Steps {
     fn new() -> Self {
-        Self { begun: Instant::now(), last: Instant::now(), printed: vec![HEADING.to_owned(), String::new()] }
+        Self {
+            begun: Instant::now(),
+            last: Instant::now(),
+            printed: vec![HEADING.to_owned(), String::new()],
+            slow: false,
+        }
     }
 
     fn done(&mut self, what: &str, seen: impl Display) {
-        self.print(format!("✓ {what:<15} {seen:<98} {:>6.2} s", self.last.elapsed().as_secs_f64()));
+        self.measured(true, what, seen);
+    }
+
+    /// A step whose time has a promise. A busy machine may break it: then it is marked, and shown all the same.
+    fn measured(&mut self, kept: bool, what: &str, seen: impl Display) {
+        let glyph = if kept { "✓" } else { "!" };
+        self.slow |= !kept;
+        self.print(format!("{glyph} {what:<15} {seen:<98} {:>6.2} s", self.last.elapsed().as_secs_f64()));
         self.last = Instant::now();
     }
 
@@ -98,35 +112,30 @@ fn show(world: &World, hold: bool, record: Option<&Path>) -> Result<()> {
     );
 
     let measured = propagation::measure(&clusters, propagation::CHANGES)?;
-    let mut seen = Vec::new();
+    let (mut seen, mut kept) = (Vec::new(), true);
     for (what, times) in [("DNS", &measured.name), ("new connection", &measured.connection)] {
         let (half, most) = (times.percentile(50), times.percentile(99));
-        ensure!(most <= propagation::P99, "p99 of {what} is {most:?} (p50 {half:?}), more than {:?}", propagation::P99);
+        kept &= most <= propagation::P99;
         seen.push(format!("{what} p50 {}, p99 {}", milliseconds(half), milliseconds(most)));
     }
-    steps.done("a change", format!("in birch, seen in amber: {} ({} changes)", seen.join("; "), propagation::CHANGES));
+    let seen = format!("in birch, seen in amber: {} ({} changes)", seen.join("; "), propagation::CHANGES);
+    steps.measured(kept, "a change", seen);
 
     let closed = closed::measure(&clusters)?;
-    ensure!(closed.admitted_after < Duration::from_secs(1), "an export admits only after {:?}", closed.admitted_after);
     let seen = format!(
         "TCP, UDP, ICMP to a pod not exported: refused, counted; export admits in {}, removal closes in {}",
         milliseconds(closed.admitted_after),
         milliseconds(closed.closed_after)
     );
-    steps.done("closed", seen);
+    steps.measured(closed.admitted_after < closed::ADMITTED_WITHIN, "closed", seen);
 
     let lost = cluster_lost::measure(&clusters, v4)?;
-    ensure!(
-        lost.elsewhere_after < cluster_lost::ELSEWHERE_WITHIN,
-        "after birch was killed connections failed for {:?}",
-        lost.elsewhere_after
-    );
     let seen = format!(
         "birch killed: all new connections to cedar after {}; birch again {} after its start",
         milliseconds(lost.elsewhere_after),
         milliseconds(lost.back_after)
     );
-    steps.done("a cluster dies", seen);
+    steps.measured(lost.elsewhere_after < cluster_lost::ELSEWHERE_WITHIN, "a cluster dies", seen);
     let leaked = clear_text::measure(&clusters, v4)?;
     ensure!(leaked == 0, "{leaked} packets left in clear while the gateway was dead");
     clusters.amber.start_part(Part::Gateway, clusters.amber.cluster().gateway()?)?;
@@ -138,6 +147,9 @@ fn show(world: &World, hold: bool, record: Option<&Path>) -> Result<()> {
     steps.print(String::new());
     let all = steps.begun.elapsed().as_secs_f64();
     steps.print(format!("Shown in {all:.1} s. Everything above was measured with real packets just now."));
+    if steps.slow {
+        steps.print("! slower than promised: is this machine busy? Run it again when it is not.".to_owned());
+    }
     if let Some(file) = record {
         std::fs::write(file, recording::svg(&steps.printed)).with_context(|| format!("drawing {}", file.display()))?;
     }

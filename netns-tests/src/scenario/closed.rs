@@ -11,6 +11,8 @@ use crate::pod::Pod;
 use crate::scenario::three_clusters::{PATIENCE, ThreeClusters};
 use crate::traffic::{http, icmp, udp};
 
+/// The promise for an export.
+pub const ADMITTED_WITHIN: Duration = Duration::from_secs(1);
 const SILENCE: Duration = Duration::from_millis(300);
 const UDP_PORT: u16 = 7777;
 
