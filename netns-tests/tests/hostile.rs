@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use api::names::ports;
-use api::report::{ControllerReport, GatewayReport, RefusalReport};
+use api::report::{ControllerReport, GatewayReport};
 use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
 use hickory_proto::rr::RecordType;
