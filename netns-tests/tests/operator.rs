@@ -244,7 +244,7 @@ fn normalised_word(word: &str) -> String {
     let number = bare.trim_end_matches(|letter: char| letter.is_ascii_alphabetic() || letter == '%');
     let is_number = !number.is_empty() && number.parse::<f64>().is_ok();
     let unit = &bare[number.len()..];
-    if bare.split(',').all(|one| is_address(one)) {
+    if bare.split(',').all(is_address) {
         "ADDRESS".into()
     } else if bare.starts_with("SHA256:") {
         "FINGERPRINT".into()
