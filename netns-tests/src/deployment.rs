@@ -309,8 +309,16 @@ impl Deployment {
     pub fn wait_for_shares(&self, node: &Node, service: &str, weights: &[(&str, u16)], limit: Duration) -> Result<()> {
         self.eventually(limit, &format!("{service} is shared by {weights:?}"), || {
             let answer = self.ask(node, Part::Node, &format!("explain?service={service}"))?;
-            let text = answer.to_string();
-            ensure!(text.contains("RoutingPolicy"), "no RoutingPolicy decides yet: {text}");
+            let total: f64 = weights.iter().map(|(_, weight)| f64::from(*weight)).sum();
+            for port in answer["ports"].as_array().context("the service is not known yet")? {
+                let shares = port["clusters"].as_array().context("no shares")?;
+                for (cluster, weight) in weights {
+                    let share = shares.iter().find(|share| share["cluster"] == *cluster);
+                    let asked = share.and_then(|share| share["askedPercent"].as_f64()).unwrap_or(0.0);
+                    let wanted = 100.0 * f64::from(*weight) / total;
+                    ensure!((asked - wanted).abs() < 1.0, "{cluster} is asked for {asked} %, not {wanted} %");
+                }
+            }
             Ok(())
         })
     }
