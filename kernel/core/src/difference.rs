@@ -14,7 +14,7 @@ use crate::{
 ///
 /// 1. The table and its sets: filters stand before anything can pass. In a set, what leaves goes before what comes,
 ///    because intervals must not overlap; `kernel` puts both into one transaction, so that nothing slips in between.
-/// 2. Settings, links, addresses, neighbours, next hops, groups, routes: each after what it leans on.
+/// 2. Links, settings, addresses, neighbours, next hops, groups, routes: each after what it leans on.
 /// 3. Services: a connection is given only to endpoints that have a route.
 /// 4. Rules: our table of routes is asked only when it is complete.
 /// 5. What is no longer wanted, in the opposite order; settings of others are restored, the table goes last.
@@ -43,7 +43,6 @@ pub fn difference(wanted: &State, observed: &State) -> Vec<Change> {
         set_changes(&wanted.sets, &table_observed.sets, &mut changes);
     }
 
-    set_all(&wanted.settings, &observed.settings, &mut changes, |key, value| Change::SetSetting(key.clone(), *value));
     changes.extend(recreated_links.iter().cloned().map(Change::RemoveLink));
     for (name, want) in &wanted.links {
         match observed.links.get(name) {
@@ -52,6 +51,8 @@ pub fn difference(wanted: &State, observed: &State) -> Vec<Change> {
             None => changes.push(Change::AddLink(name.clone(), want.clone())),
         }
     }
+    // Some settings belong to a device of ours, and are there only with it.
+    set_all(&wanted.settings, &observed.settings, &mut changes, |key, value| Change::SetSetting(key.clone(), *value));
     changes.extend(wanted.addresses.difference(&observed.addresses).cloned().map(Change::AddAddress));
     set_all(&wanted.neighbours, &observed.neighbours, &mut changes, |key, mac| Change::SetNeighbour(key.clone(), *mac));
     set_all(&wanted.forwarding, &observed.forwarding, &mut changes, |key, remote| {

@@ -403,3 +403,16 @@ fn filters_stand_before_the_host_forwards_and_rules_come_last() {
     assert!(matches!(changes[0], Change::SetTable(_)), "{changes:?}");
     assert!(matches!(changes.last(), Some(Change::AddRule(_))), "{changes:?}");
 }
+
+#[test]
+fn a_setting_of_a_device_of_ours_follows_the_device() {
+    let name = name(1);
+    let vxlan = Vxlan { vni: 1, port: 4801, local: v4(0, 1), mac: Mac::local([1; 5]), mtu: 1450 };
+    let wanted = State {
+        links: [(name.clone(), vxlan)].into(),
+        settings: [(Setting::ReversePath(name), 2)].into(),
+        ..State::default()
+    };
+    let changes = difference(&wanted, &State::default());
+    assert!(matches!(changes[..], [Change::AddLink(..), Change::SetSetting(..)]), "{changes:?}");
+}
