@@ -217,7 +217,7 @@ fn what_an_agent_made_outlives_it_and_the_next_one_mends_only_what_is_wrong() {
         agent.end().await;
         assert_eq!(cluster.look(), before);
 
-        assert!(cluster.kernel.apply(&[Change::RemoveRoute(key.clone())]).failures.is_empty());
+        assert!(cluster.kernel.apply(&[Change::RemoveRoute(key)]).failures.is_empty());
         let agent = cluster.agent("worker").await;
         let after = cluster.until("the route is back", complete).await;
         assert_eq!(after, before);
