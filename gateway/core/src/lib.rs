@@ -36,7 +36,8 @@
 //! # Where to read on
 //!
 //! [`packet`] is the only place that looks into foreign IP bytes, [`datagram`] into foreign WireGuard headers, [`probe`]
-//! into probes. [`refusal`] lists every reason to drop something. [`path`] is the life of one link as a state machine.
+//! into probes. [`roster`] makes the topology of the cluster's objects, [`export_index`] what peers may connect to.
+//! [`refusal`] lists every reason to drop something. [`path`] is the life of one link as a state machine.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -46,6 +47,7 @@ pub mod arena;
 pub mod datagram;
 pub mod endpoints;
 pub mod event;
+pub mod export_index;
 pub mod exports;
 pub mod health_answers;
 pub mod inbound;
@@ -59,6 +61,7 @@ pub mod probe;
 mod probe_log;
 pub mod refusal;
 pub mod refusal_log;
+pub mod roster;
 pub mod route_table;
 pub mod session;
 pub mod topology;

@@ -1,3 +1,5 @@
+use alloc::vec;
+
 use serde_json::json;
 
 use super::*;
@@ -7,6 +9,10 @@ const NOW: Instant = Instant::from_millis(1_000);
 /// When all that left at [`NOW`] is over.
 fn later() -> Instant {
     NOW + LINGER
+}
+
+fn key(name: &str) -> ObjectKey {
+    ("shop".into(), name.into())
 }
 
 fn export(name: &str) -> ServiceExport {
@@ -48,7 +54,7 @@ fn endpoints_open_with_the_export_and_close_with_its_removal() {
     assert_eq!(index.apply_slice(&slice("web-1", "web", &["10.1.0.5"]), NOW), []);
     assert_eq!(index.apply_export(&export("web")), both("10.1.0.5", ExportChange::Add));
     assert_eq!(index.apply_export(&export("web")), [], "a change of nothing is no change");
-    assert_eq!(index.remove_export(ObjectKey::new(Some("shop"), "web")), both("10.1.0.5", ExportChange::Remove));
+    assert_eq!(index.remove_export(key("web")), both("10.1.0.5", ExportChange::Remove));
     assert_eq!(index.everything().count(), 0);
 }
 
@@ -68,8 +74,8 @@ fn an_endpoint_of_two_services_closes_with_the_last() {
     index.apply_export(&export("api"));
     index.apply_slice(&slice("web-1", "web", &["10.1.0.5"]), NOW);
     assert_eq!(index.apply_slice(&slice("api-1", "api", &["10.1.0.5"]), NOW), []);
-    assert_eq!(index.remove_slice(&ObjectKey::new(Some("shop"), "web-1"), NOW), []);
-    assert_eq!(index.remove_slice(&ObjectKey::new(Some("shop"), "api-1"), NOW), []);
+    assert_eq!(index.remove_slice(&key("web-1"), NOW), []);
+    assert_eq!(index.remove_slice(&key("api-1"), NOW), []);
     assert_eq!(index.expire(later()), both("10.1.0.5", ExportChange::Remove));
 }
 
@@ -121,7 +127,7 @@ fn what_lingers_closes_at_once_when_its_service_is_no_longer_exported() {
     index.apply_export(&export("web"));
     index.apply_slice(&slice("web-1", "web", &["10.1.0.5"]), NOW);
     index.apply_slice(&slice("web-1", "web", &["10.1.0.6"]), NOW);
-    let closed = index.remove_export(ObjectKey::new(Some("shop"), "web"));
+    let closed = index.remove_export(key("web"));
     assert_eq!(closed, [both("10.1.0.5", ExportChange::Remove), both("10.1.0.6", ExportChange::Remove)].concat());
     assert_eq!(index.everything().count(), 0);
 }

@@ -1,3 +1,5 @@
+use alloc::string::ToString;
+
 use api::ClusterId;
 use api::keys::TunnelKey;
 use identity::Identity;

@@ -1,0 +1,146 @@
+//! [`Roster`]: the objects of this cluster as the core's [`Topology`]. Pure; every object that cannot be used is named.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::format;
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use api::cluster_peer::PeerState;
+use api::keys::control_address;
+use api::member_record::{LaneRecord, MemberRecord, MemberState, SignedRecord, SlotRecord};
+use api::prefix_claims;
+use api::{ClusterPeer, LocalCluster, Prefix};
+use ipnet::{IpNet, Ipv6Net};
+
+use crate::topology::{OurGateway, PeerCluster, PeerGateway, PeerLane, Standing, Topology};
+
+/// Who we are and whom we talk to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Roster {
+    pub topology: Topology,
+    /// What to route into the tunnel for the control relay.
+    pub control_prefixes: BTreeSet<Ipv6Net>,
+    /// Peers and parts of them that are not used, and why.
+    pub problems: Vec<String>,
+}
+
+/// The prefix of the control addresses of this cluster's gateways; `None` before the controller has made its identity.
+///
+/// The record says it, for it survives a rotation of the identity; before there is a record, the key does.
+pub fn own_control_prefix(local: &LocalCluster) -> Option<Prefix> {
+    let status = local.status.as_ref()?;
+    let identity = status.identity_key?;
+    let record = SignedRecord::from_base64(&status.record).and_then(|signed| signed.verify(&[identity]));
+    Some(record.map_or_else(|_| identity.control_prefix(), |record| record.control_prefix))
+}
+
+impl Roster {
+    /// `control` is this gateway's own address inside all tunnels.
+    pub fn new(
+        local: &LocalCluster,
+        slot: u16,
+        lanes: u8,
+        control: Ipv6Addr,
+        peers: &BTreeMap<String, ClusterPeer>,
+    ) -> Self {
+        let spec = &local.spec;
+        let ours = OurGateway {
+            cluster: spec.cluster_id.clone(),
+            slot,
+            lanes,
+            control_address: control,
+            prefixes: spec.advertised_prefixes().copied().collect(),
+            inner_mtu: spec.gateways.mtu,
+        };
+        let mut claims = prefix_claims::judge(spec, peers.values());
+        let mut roster =
+            Self { topology: Topology { ours, peers: vec![] }, control_prefixes: BTreeSet::new(), problems: vec![] };
+        for (name, peer) in peers {
+            if peer.spec.state == PeerState::Blocked {
+                continue;
+            }
+            let Some(record) = peer.newest_record() else {
+                roster
+                    .problems
+                    .push(format!("{name}: no record signed by a trusted identity; import its export again"));
+                continue;
+            };
+            if record.cluster_set_id != spec.cluster_set_id {
+                let (theirs, ours) = (&record.cluster_set_id, &spec.cluster_set_id);
+                roster.problems.push(format!("{name}: belongs to clusterset {theirs}, this cluster to {ours}"));
+                continue;
+            }
+            if record.state == MemberState::Left {
+                roster.problems.push(format!("{name}: has left the clusterset; delete its ClusterPeer"));
+                continue;
+            }
+            let accepted = claims.remove(&record.cluster_id).map(|claims| claims.accepted).unwrap_or_default();
+            roster.add(peer, &record, accepted);
+        }
+        roster
+    }
+
+    fn add(&mut self, peer: &ClusterPeer, record: &MemberRecord, prefixes: Vec<Prefix>) {
+        let standing = match (peer.spec.state, record.state) {
+            (PeerState::Drained | PeerState::Blocked, _) => Standing::DrainedHere,
+            (PeerState::Active, MemberState::Draining | MemberState::Left) => Standing::Draining,
+            (PeerState::Active, MemberState::Active) => Standing::Active,
+        };
+        // A record of no protocol version is of a plain WireGuard peer, written by hand: nothing answers probes there.
+        let speaks = record.protocol.1 > 0;
+        if let (true, IpNet::V6(prefix)) = (speaks, record.control_prefix.net()) {
+            self.control_prefixes.insert(prefix);
+        }
+        let first = record.slots.iter().map(|slot| slot.slot).min();
+        let gateways = record.slots.iter().map(|slot| {
+            // What the operator writes down is for the first gateway: with several, each record names its own.
+            let configured = if Some(slot.slot) == first { peer.spec.endpoints.as_slice() } else { &[] };
+            PeerGateway {
+                slot: slot.slot,
+                control_address: speaks.then(|| control_address(&record.control_prefix, slot.slot)).flatten(),
+                lanes: self.lanes(record, slot, configured),
+            }
+        });
+        let gateways = gateways.collect();
+        self.topology.peers.push(PeerCluster { id: record.cluster_id.clone(), prefixes, standing, gateways });
+    }
+
+    fn lanes(&mut self, record: &MemberRecord, slot: &SlotRecord, configured: &[String]) -> Vec<PeerLane> {
+        let mut resolve = |texts: &[String], number: u16, lane: &LaneRecord| {
+            let mut addresses = Vec::new();
+            for text in texts {
+                match endpoint(text, number, lane.port) {
+                    Some(address) => addresses.push(address),
+                    None if number == 0 => self.problems.push(format!(
+                        "{}: '{text}' is not an endpoint: write 203.0.113.9 or [2001:db8::9]:51820",
+                        record.cluster_id
+                    )),
+                    None => {}
+                }
+            }
+            addresses
+        };
+        let lane = |(number, lane): (u16, &LaneRecord)| PeerLane {
+            public_key: lane.key,
+            preshared_key: None,
+            configured: resolve(configured, number, lane),
+            learned: resolve(&slot.endpoints, number, lane),
+        };
+        (0..).zip(&slot.lanes).map(lane).collect()
+    }
+}
+
+/// Where a lane listens: at the named port plus its number, or at the port its record gives.
+fn endpoint(text: &str, lane: u16, port: u16) -> Option<SocketAddr> {
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Some(SocketAddr::new(address.ip(), address.port().checked_add(lane)?));
+    }
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    bare.parse::<IpAddr>().ok().map(|address| SocketAddr::new(address, port))
+}
+
+#[cfg(test)]
+#[path = "roster_tests.rs"]
+mod tests;
