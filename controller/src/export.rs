@@ -15,7 +15,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::broadcast;
 
 use crate::body::{Messages, Outgoing, SYNC_PATH, Sender, outgoing};
-use crate::clock;
 use crate::connections::{Message, Shared, Told};
 
 /// Conversations on one connection: one is had, the next may begin before the first is known to have ended.

@@ -15,7 +15,6 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::body::{Messages, Outgoing, SYNC_PATH, outgoing};
-use crate::clock;
 use crate::connections::{Message, Shared, Turn};
 use crate::listener::SYNC_PROTOCOL;
 

@@ -13,8 +13,6 @@ use api::time::Instant;
 use store::{Error, Store};
 use tokio_util::sync::CancellationToken;
 
-use crate::clock;
-
 /// How long a Lease holds: what Kubernetes' own controllers use.
 const DURATION: Duration = Duration::from_secs(15);
 /// How often it is renewed.

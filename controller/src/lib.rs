@@ -14,7 +14,6 @@
 //! Connections never touch the engine: they tell and ask its owner (`connections`).
 
 mod body;
-mod clock;
 mod connections;
 mod export;
 mod import;

@@ -19,11 +19,11 @@ use tokio::task::JoinSet;
 use tokio::time::Instant as Deadline;
 
 use crate::connections::{ExportStart, ImportStart, Message, Roster, Shared, Told};
+use crate::keys;
 use crate::lease::Leadership;
 use crate::state_files::{Membership, StateFiles};
 use crate::surface::{AgentState, ControllerSurface};
 use crate::writer::{Done, Writer};
-use crate::{clock, keys};
 
 /// How often silence, graces and retries are looked at.
 const TICK: Duration = Duration::from_millis(200);

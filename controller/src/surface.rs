@@ -17,7 +17,6 @@ use serde_json::Value;
 use store::feed::Role;
 use store::journal::{self, Journal, Transition};
 
-use crate::clock;
 use crate::connections::Shared;
 use crate::metrics::{Counted, Gauges, Metrics};
 

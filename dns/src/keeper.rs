@@ -9,12 +9,11 @@ use std::time::Duration;
 use anyhow::bail;
 use api::health::HealthReport;
 use arc_swap::ArcSwap;
+use prober::Targets;
 use store::{Event, Store, Watch};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::clock;
-use crate::health::Targets;
 use crate::surface::Shown;
 use crate::view::{Change, View};
 use crate::zone::Zone;
@@ -102,12 +101,7 @@ impl Keeper {
             .collect();
         let states = self.view.gateway_states();
         let draining = states.iter().filter(|gateway| gateway.draining).map(|gateway| gateway.slot).collect();
-        let targets = Targets { gateways, key: self.view.key().cloned(), draining };
-        self.targets.send_if_modified(|current| {
-            let changed = *current != targets;
-            *current = targets;
-            changed
-        });
+        Targets { gateways, key: self.view.key().cloned(), draining }.send_to(&self.targets);
     }
 }
 

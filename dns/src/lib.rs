@@ -11,15 +11,13 @@
 //! | [`explain`] | says why a name is answered as it is |
 //!
 //! All of these think: bytes, objects and the time in, bytes and zones out. The others touch the world: [`server`]
-//! starts them, `listeners` opens sockets, `udp` and `tcp` answer on them, `keeper` follows the store, `health` asks the
-//! gateways, `surface` shows all of it to the operator.
+//! starts them, `listeners` opens sockets, `udp` and `tcp` answer on them, `keeper` follows the store, `surface`
+//! shows all of it to the operator.
 #![forbid(unsafe_code)]
 
 pub mod answer;
 pub mod catalog;
-mod clock;
 pub mod explain;
-mod health;
 mod keeper;
 mod listeners;
 pub mod name;
@@ -36,6 +34,7 @@ mod srv;
 mod surface;
 pub mod tally;
 mod tcp;
+mod turns;
 mod udp;
 pub mod view;
 pub mod zone;

@@ -10,20 +10,20 @@ use api::names;
 use api::surface::Surface;
 use arc_swap::ArcSwap;
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use prober::{Prober, Targets};
 use store::Store;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::answer::Transport;
-use crate::clock::{self, Turns};
-use crate::health::{Prober, Targets};
 use crate::keeper::Keeper;
 use crate::listeners;
 use crate::name::Origin;
 use crate::surface::{DnsSurface, Shown};
 use crate::tally::Tally;
 use crate::tcp::{self, TcpLimits};
+use crate::turns::Turns;
 use crate::udp::Worker;
 use crate::view::View;
 use crate::zone::Zone;
@@ -129,7 +129,7 @@ async fn follow(
 ) {
     let (targets, asked) = watch::channel(Targets::default());
     let (told, reports) = mpsc::channel(WAITING_REPORTS);
-    let prober = Prober::new(config.agent.clone(), asked, told).await;
+    let prober = Prober::new(config.agent.clone(), asked, told);
     let keeper = Keeper { view, zone, shown, targets, health_port: config.health_port };
     let prober_stop = stop.clone();
     tasks.spawn(async move {
@@ -142,7 +142,7 @@ async fn follow(
 /// The clock's seconds, so that a server that starts again does not go back, unless it made more than a zone a second
 /// all the time.
 fn first_serial() -> u32 {
-    let seconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let seconds = clock::wall().as_millis() / 1_000;
     // Wraps in 2106, as serials may (RFC 1982).
     seconds as u32
 }

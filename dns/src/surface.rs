@@ -17,7 +17,6 @@ use prometheus_client::registry::Registry;
 use serde_json::Value;
 use store::Store;
 
-use crate::clock;
 use crate::explain::explain;
 use crate::tally::Tally;
 use crate::view::{GatewayState, OutOfService};

@@ -14,8 +14,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::answer::{Transport, Verdict, answer};
-use crate::clock::Turns;
 use crate::tally::Tally;
+use crate::turns::Turns;
 use crate::zone::Zone;
 
 /// What clients over TCP may take.

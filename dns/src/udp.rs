@@ -16,8 +16,8 @@ use nix::sys::eventfd::EventFd;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg};
 
 use crate::answer::{Transport, Verdict, answer};
-use crate::clock::Turns;
 use crate::tally::Tally;
+use crate::turns::Turns;
 use crate::zone::Zone;
 
 /// Longest query that is read. A name, EDNS and some padding (RFC 8467 pads to 128) stay far below; what is longer is

@@ -21,7 +21,6 @@ use gateway_core::{
 
 use tokio::sync::watch;
 
-use crate::clock;
 use crate::journal::EventJournal;
 use crate::lane::{Lane, View};
 use crate::lane_sessions::LaneSessions;

@@ -14,7 +14,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Config;
 use crate::announcement::announcement;
-use crate::clock;
 use crate::control::Order;
 use crate::engine::{Engine, Plan};
 use crate::health::Health;

@@ -15,7 +15,6 @@ use gateway_core::{Arena, HealthAnswers, Received, RefusalLog};
 use nix::poll::PollTimeout;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::clock;
 use crate::packet_loops::wait;
 use crate::surface::Shared;
 use crate::udp::{BATCH, Receiver, Sender, Sockets};

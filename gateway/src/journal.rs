@@ -11,8 +11,6 @@ use api::time::WallTime;
 use gateway_core::{Event, EventKind};
 use store::journal::{Config, Journal, Transition, read_since};
 
-use crate::clock;
-
 /// Events that may wait for the disk: ten times what all paths of a gateway change when a site is lost.
 const WAITING: usize = 4_096;
 

@@ -18,7 +18,6 @@
 
 mod agreement;
 mod announcement;
-mod clock;
 mod control;
 mod engine;
 mod exports;

@@ -10,7 +10,6 @@ use api::{ClusterPeer, Kind, LocalCluster, ServiceExport, TunnelGateway};
 use gateway_core::ExportChange;
 use store::{Event, Store, Watch};
 
-use crate::clock;
 use crate::exports::{ExportIndex, key_of};
 use crate::session::LaneKey;
 use crate::slot::Leases;

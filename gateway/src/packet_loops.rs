@@ -16,7 +16,6 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 
-use crate::clock;
 use crate::lane::{Lane, Refusals};
 use crate::lane_sessions::LaneSessions;
 use crate::udp::{Asked, BATCH, Receiver, Sender};

@@ -14,7 +14,6 @@ use gateway_core::{PathState, RefusalRecord};
 use serde_json::Value;
 use store::Store;
 
-use crate::clock;
 use crate::control::{Control, Snapshot};
 use crate::health::Health;
 use crate::journal::EventJournal;

@@ -49,7 +49,19 @@ fn thinking_crates_are_no_std_and_touch_nothing() {
         assert!(head.contains("#![no_std]"), "{path} lacks #![no_std]");
         assert!(head.contains("#![forbid(unsafe_code)]"), "{path} lacks #![forbid(unsafe_code)]");
     }
-    let touching = ["store", "identity", "kernel", "gateway", "node", "dns", "controller", "cli", "netns-tests"];
+    let touching = [
+        "store",
+        "identity",
+        "clock",
+        "prober",
+        "kernel",
+        "gateway",
+        "node",
+        "dns",
+        "controller",
+        "cli",
+        "netns-tests",
+    ];
     for (name, uses) in dependencies() {
         if name == "api" || name == "routing" || name.ends_with("-core") {
             for used in uses {

@@ -7,8 +7,6 @@ use api::report::EventReport;
 use api::time::WallTime;
 use store::journal::{Config, Journal, Transition, read_since};
 
-use crate::clock;
-
 /// Entries of one answer: more than anybody reads.
 const MOST: usize = 10_000;
 
@@ -42,7 +40,7 @@ impl History {
         self.states.insert(subject.to_owned(), (state.to_owned(), reason.to_owned()));
         let (subject, after, reason) = (subject.to_owned(), state.to_owned(), reason.to_owned());
         let transition = Transition { subject, before, after, reason, cause: None };
-        match self.journal.record(clock::wall_time(), transition) {
+        match self.journal.record(clock::wall(), transition) {
             Ok(_) => self.refused = false,
             Err(error) => {
                 if !std::mem::replace(&mut self.refused, true) {

@@ -12,12 +12,10 @@
 //! blackholes stand.
 
 mod checks;
-mod clock;
 mod devices;
 mod history;
 mod metrics;
 mod owner;
-mod prober;
 mod refusals;
 mod surface;
 mod watches;
@@ -28,13 +26,13 @@ use std::sync::Arc;
 use anyhow::Context;
 use api::surface::Surface;
 use arc_swap::ArcSwap;
+use prober::{Prober, Targets};
 use store::Store;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::owner::Owner;
-use crate::prober::{Prober, Targets};
 use crate::surface::NodeSurface;
 
 /// How this agent runs.

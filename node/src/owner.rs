@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant as StdInstant};
 
 use anyhow::Context;
+use api::health::HealthReport;
 use api::health::message::AgentKey;
 use api::kubernetes::Secret;
 use api::names;
@@ -14,6 +15,7 @@ use arc_swap::ArcSwap;
 use kernel::core::{Change, DeviceName, difference};
 use kernel::{DeviceEvent, Kernel};
 use node_core::{Input, NodeCore, ObjectChange};
+use prober::Targets;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -21,10 +23,9 @@ use tokio_util::sync::CancellationToken;
 use crate::devices::Devices;
 use crate::history::History;
 use crate::metrics::Metrics;
-use crate::prober::Targets;
 use crate::refusals::Ring;
 use crate::surface::Shown;
-use crate::{Config, clock, watches};
+use crate::{Config, watches};
 
 /// How often everything in the kernel is compared with what is wanted, though nothing is told.
 const RESYNC: Duration = Duration::from_secs(60);
@@ -44,6 +45,12 @@ pub(crate) enum Told {
     /// A kind was listed as a whole.
     Listed(&'static str),
     Device(DeviceEvent),
+}
+
+impl From<HealthReport> for Told {
+    fn from(report: HealthReport) -> Self {
+        Self::Input(Box::new(Input::Report(report)))
+    }
 }
 
 /// What the owner is asked.
@@ -334,14 +341,10 @@ impl Owner {
                 .map(|(slot, addresses)| (slot, addresses.into_iter().map(|ip| SocketAddr::new(ip, port)).collect()))
                 .collect(),
             key: self.key.clone(),
-            left: reports.answering().into_iter().filter(draining).collect(),
+            draining: reports.answering().into_iter().filter(draining).collect(),
         };
         let shown = Shown::of(&self.core, &self.awaited, self.key.is_some(), &targets);
-        self.outlets.targets.send_if_modified(|known| {
-            let changed = *known != targets;
-            *known = targets;
-            changed
-        });
+        targets.send_to(&self.outlets.targets);
         for gateway in &shown.gateways {
             let state = if gateway.answering { "answering" } else { "silent" };
             let reason = if gateway.draining { "Draining" } else { "" };

@@ -13,8 +13,6 @@ use kernel::{RefusalLog, Refused};
 use node_core::fabric::LOG_GROUP;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock;
-
 /// Different refused flows that are remembered; the longest ago gives way.
 const KEPT: usize = 512;
 /// How long the thread waits before it looks whether it shall end.

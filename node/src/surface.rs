@@ -10,6 +10,7 @@ use api::surface::{Readiness, Surface};
 use api::time::{Instant, WallTime};
 use arc_swap::ArcSwap;
 use node_core::NodeCore;
+use prober::Targets;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
@@ -20,11 +21,10 @@ use serde_json::Value;
 use store::Store;
 use tokio::sync::mpsc;
 
+use crate::history;
 use crate::metrics::Metrics;
 use crate::owner::Question;
-use crate::prober::Targets;
 use crate::refusals::Ring;
-use crate::{clock, history};
 
 /// How long an answer may take: the owner may be loading ten thousand services just now.
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);
@@ -175,7 +175,7 @@ impl Surface for NodeSurface {
             "problems" => serde_json::to_value(&self.shown.load().problems).ok(),
             "events" => {
                 let since: Option<u64> = parameter("since").and_then(|seconds| seconds.parse().ok());
-                let now = clock::wall_time().as_millis();
+                let now = clock::wall().as_millis();
                 let oldest = since.map_or(0, |seconds| now.saturating_sub(seconds.saturating_mul(1000)));
                 serde_json::to_value(history::events(&self.state, WallTime::from_millis(oldest)).ok()?).ok()
             }

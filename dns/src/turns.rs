@@ -1,18 +1,4 @@
-//! This machine's clock, as the numbers thinking code takes, and numbers that nobody outside can guess.
-
-use std::time::Duration;
-
-use api::time::Instant;
-use nix::time::{ClockId, clock_gettime};
-
-/// The clock that never goes back and counts through suspend.
-pub(crate) fn now() -> Instant {
-    match clock_gettime(ClockId::CLOCK_BOOTTIME) {
-        Ok(time) => Instant::from_micros(u64::try_from(Duration::from(time).as_micros()).unwrap_or(u64::MAX)),
-        // Linux has had this clock since 2.6.39. Without any clock nothing here can be right.
-        Err(error) => unreachable!("CLOCK_BOOTTIME cannot be read: {error}"),
-    }
-}
+//! Numbers that nobody outside can guess.
 
 /// A number for each answer: where its addresses begin. xorshift64*: quick, and even enough to spread load.
 #[derive(Clone, Debug)]

@@ -1,58 +1,66 @@
-//! Asks this cluster's gateways for health (DESIGN, decision 8).
+//! Asks the gateways of this cluster for health (DESIGN, decision 8), so that a silent cluster loses its connections
+//! and its place in answers without anybody writing an object. Nodes and DNS servers run one [`Prober`] each.
+//!
+//! Whom to ask comes by a watch channel, what was answered leaves by a queue; nothing else is shared.
+#![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, VecDeque};
+mod questions;
+
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use api::health::HealthReport;
-use api::health::message::{AgentKey, HealthRequest, MAX_MESSAGE, Nonce, ReplyPage, ReplyPages};
-use node_core::Input;
+use api::health::message::{AgentKey, MAX_MESSAGE, Nonce};
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::owner::Told;
+use crate::questions::Questions;
 
-/// Between two questions to one gateway. [`routing::gateway_reports::SILENCE`] is four of them.
+/// Between two questions to one gateway. Routing takes a gateway as silent after four of them
+/// (`routing::gateway_reports::SILENCE`).
 const INTERVAL: Duration = Duration::from_millis(100);
-
-/// Questions to one gateway that may still be answered: an answer as late as the silence that ends a gateway's use is
-/// of no use any more.
-const OPEN: usize = 4;
 
 /// Whom to ask, and as whom.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Targets {
-    /// By slot.
-    pub(crate) gateways: BTreeMap<u16, Vec<SocketAddr>>,
-    /// None until the controller handed it out.
-    pub(crate) key: Option<AgentKey>,
-    /// Gateways that said they are going away, and that are not used any more.
-    pub(crate) left: Vec<u16>,
+pub struct Targets {
+    /// Where each gateway answers, by its slot.
+    pub gateways: BTreeMap<u16, Vec<SocketAddr>>,
+    /// None until the controller handed it out; nobody is asked before.
+    pub key: Option<AgentKey>,
+    /// Gateways that said they are going away, and are not used any more: they are told that they may go.
+    pub draining: Vec<u16>,
 }
 
-struct Question {
-    nonce: Nonce,
-    key: AgentKey,
-    pages: ReplyPages,
+impl Targets {
+    /// Makes these the targets; wakes the prober only when they are others.
+    pub fn send_to(self, prober: &watch::Sender<Self>) {
+        prober.send_if_modified(|known| {
+            let changed = *known != self;
+            *known = self;
+            changed
+        });
+    }
 }
 
-/// Asks until the agent stops.
-pub(crate) struct Prober {
-    agent: String,
+/// Asks every gateway, ten times a second, and hands on what they answer as `Told`.
+pub struct Prober<Told> {
     targets: watch::Receiver<Targets>,
     told: mpsc::Sender<Told>,
-    open: BTreeMap<u16, VecDeque<Question>>,
+    questions: Questions,
     round: usize,
 }
 
-impl Prober {
-    pub(crate) fn new(agent: String, targets: watch::Receiver<Targets>, told: mpsc::Sender<Told>) -> Self {
-        Self { agent, targets, told, open: BTreeMap::new(), round: 0 }
+impl<Told: From<HealthReport>> Prober<Told> {
+    /// `agent` is the name of this node or DNS server, as its key was made for it.
+    pub fn new(agent: String, targets: watch::Receiver<Targets>, told: mpsc::Sender<Told>) -> Self {
+        Self { targets, told, questions: Questions::new(agent), round: 0 }
     }
 
-    pub(crate) async fn run(mut self, stop: CancellationToken) {
+    /// Asks until `stop` is cancelled, or until nobody listens any more.
+    pub async fn run(mut self, stop: CancellationToken) {
         // A host may lack a family; gateways of that family are then out of reach for good reason.
         let v4 = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await.ok();
         let v6 = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).await.ok();
@@ -74,11 +82,11 @@ impl Prober {
                     self.ask(v4.as_ref(), v6.as_ref()).await;
                     None
                 }
-                received = receive(v4.as_ref(), &mut first) => self.take(&first[..received]),
-                received = receive(v6.as_ref(), &mut second) => self.take(&second[..received]),
+                received = receive(v4.as_ref(), &mut first) => self.questions.take(&first[..received]),
+                received = receive(v6.as_ref(), &mut second) => self.questions.take(&second[..received]),
             };
             if let Some(report) = report
-                && self.told.send(Told::Input(Box::new(Input::Report(report)))).await.is_err()
+                && self.told.send(Told::from(report)).await.is_err()
             {
                 return;
             }
@@ -88,7 +96,7 @@ impl Prober {
     /// Asks every gateway; one with several addresses by another one each time, so that a broken family costs a round.
     async fn ask(&mut self, v4: Option<&UdpSocket>, v6: Option<&UdpSocket>) {
         let targets = self.targets.borrow_and_update().clone();
-        self.open.retain(|slot, _| targets.gateways.contains_key(slot));
+        self.questions.retain(|slot| targets.gateways.contains_key(&slot));
         self.round = self.round.wrapping_add(1);
         let Some(key) = targets.key else { return };
         let socket = |address: IpAddr| if address.is_ipv4() { v4 } else { v6 };
@@ -100,31 +108,10 @@ impl Prober {
                 tracing::warn!(%error, "no random numbers from the kernel: the gateways are not asked");
                 return;
             }
-            let saw_draining = targets.left.contains(slot);
-            let request = HealthRequest { agent: self.agent.clone(), nonce, saw_draining }.encode(&key);
+            let request = self.questions.ask(*slot, nonce, &key, targets.draining.contains(slot));
             // What cannot be sent is not answered, and silence is what counts.
             let _ = socket.send_to(&request, *to).await;
-            let open = self.open.entry(*slot).or_default();
-            open.push_back(Question { nonce, key: key.clone(), pages: ReplyPages::default() });
-            while open.len() > OPEN {
-                open.pop_front();
-            }
         }
-    }
-
-    /// Takes a page from whoever proves to have been asked.
-    fn take(&mut self, datagram: &[u8]) -> Option<HealthReport> {
-        for (slot, questions) in &mut self.open {
-            for (place, question) in questions.iter_mut().enumerate() {
-                let page = ReplyPage::decode(datagram, &question.key, &question.nonce);
-                let Some(page) = page.ok().filter(|page| page.slot == *slot) else { continue };
-                let report = question.pages.add(page)?;
-                // Earlier questions are answered by this as well, and it counts once.
-                questions.drain(..=place);
-                return Some(report);
-            }
-        }
-        None
     }
 }
 
@@ -146,8 +133,8 @@ mod tests {
         let gateway = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let key = MasterKey { id: 3, secret: [9; 32] }.agent_key("worker");
         let gateways = BTreeMap::from([(0, vec![gateway.local_addr().unwrap()])]);
-        let (_targets, seen) = watch::channel(Targets { gateways, key: Some(key.clone()), left: vec![] });
-        let (told, mut heard) = mpsc::channel(8);
+        let (_targets, seen) = watch::channel(Targets { gateways, key: Some(key.clone()), draining: vec![] });
+        let (told, mut heard) = mpsc::channel::<HealthReport>(8);
         let stop = CancellationToken::new();
         let running = tokio::spawn(Prober::new("worker".into(), seen, told).run(stop.clone()));
         let mut buffer = [0; MAX_MESSAGE];
@@ -166,9 +153,27 @@ mod tests {
         for page in report(0).encode(&request.nonce, &key) {
             gateway.send_to(&page, from).await.unwrap();
         }
-        let Some(Told::Input(taken)) = heard.recv().await else { panic!("no report") };
-        assert_eq!(*taken, Input::Report(report(0)));
+        assert_eq!(heard.recv().await.expect("a report"), report(0));
         stop.cancel();
+        running.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_gateway_that_is_new_is_asked_at_once_and_nobody_before_there_is_a_key() {
+        let gateway = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let gateways = BTreeMap::from([(0, vec![gateway.local_addr().unwrap()])]);
+        let (targets, seen) = watch::channel(Targets { gateways: gateways.clone(), key: None, draining: vec![] });
+        let (told, _heard) = mpsc::channel::<HealthReport>(8);
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(Prober::new("worker".into(), seen, told).run(stop.clone()));
+        let key = MasterKey { id: 3, secret: [9; 32] }.agent_key("worker");
+        Targets { gateways, key: Some(key.clone()), draining: vec![0] }.send_to(&targets);
+        let mut buffer = [0; MAX_MESSAGE];
+        let (length, _) = gateway.recv_from(&mut buffer).await.unwrap();
+        // The first that comes is signed: without a key nothing was sent.
+        let request = UnverifiedRequest::decode(&buffer[..length]).unwrap().verify(&key).unwrap();
+        assert!(request.saw_draining);
+        drop(targets);
         running.await.unwrap();
     }
 }
