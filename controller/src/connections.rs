@@ -104,7 +104,7 @@ pub(crate) struct Shared {
     pub(crate) inbox: mpsc::UnboundedSender<Message>,
     pub(crate) roster: watch::Receiver<Arc<Roster>>,
     pub(crate) feed: feed::Server,
-    pub(crate) refusals: Refusals,
+    pub(crate) refusals: Arc<Refusals>,
     pub(crate) turns: Turns,
     pub(crate) stop: CancellationToken,
     /// Every task that holds the store: when all have ended, another process may have it.

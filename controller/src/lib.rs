@@ -109,14 +109,18 @@ pub async fn start(
         config.bounds,
         clock::now(),
     );
+    let refusals = Arc::new(Refusals::default());
+    let denials = refusals.clone();
+    let feed = feed::Server::new(store.clone(), enrolment, seen)
+        .on_denial(move |agent, denial| denials.count(denial.name(), "", &format!("{} {}", agent.role, agent.name)));
     let shared = Arc::new(Shared {
         identity,
         epoch: membership.epoch.clone(),
         bounds: config.bounds,
         inbox: inbox.clone(),
         roster,
-        feed: feed::Server::new(store.clone(), enrolment, seen),
-        refusals: Refusals::default(),
+        feed,
+        refusals,
         turns: Turns::default(),
         stop: stop.clone(),
         tasks: TaskTracker::new(),

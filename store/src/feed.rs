@@ -7,10 +7,10 @@
 //! | module | holds |
 //! |---|---|
 //! | `enrolment` | the file that makes a host one of the cluster's, and the proof of having it |
-//! | `permission` | which role may do what: pure rules |
+//! | `permission`, `tenure` | which role may do what: pure rules; since when each slot is held |
 //! | `frame`, `message` | bytes ↔ messages; bounded, never a panic |
 //! | `connection` | messages over a connection, with pings and limits |
-//! | `server`, `session` | a controller's end: who is let in; one agent's conversation |
+//! | `server`, `session`, `requests` | a controller's end: who is let in; one agent's conversation; what it asks |
 //! | `link`, `client`, `feeder`, `cache` | an agent's end: the dialling, the store, the task behind it, the disk |
 //!
 //! **How long anything takes.** Both ends say something every [`PING_INTERVAL`]; an end that hears nothing for
@@ -25,8 +25,10 @@ pub mod frame;
 mod link;
 pub mod message;
 mod permission;
+mod requests;
 mod server;
 mod session;
+mod tenure;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -36,6 +38,7 @@ use serde::{Deserialize, Serialize};
 
 pub use client::{Config, connect};
 pub use enrolment::Enrolment;
+pub use permission::Denial;
 pub use server::{AgentSeen, Refusal, Server};
 
 /// The protocol's name in TLS (ALPN, RFC 7301).

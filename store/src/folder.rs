@@ -41,6 +41,7 @@ use crate::manifest::Key;
 use crate::watch::RawWatch;
 use crate::{Error, Store};
 use owner::{Message, Notices, Owner};
+pub(crate) use record::metadata_text;
 pub use report::{Report, Reports};
 
 /// Where a folder's two halves are.

@@ -59,17 +59,15 @@ fn labelled(mut export: ServiceExport, value: &str) -> ServiceExport {
     export
 }
 
-/// The name of the Lease `slot`.
-const SLOT: &str = "gateway-slot-0";
-
-fn lease(name: &str, holder: &str) -> Lease {
+/// The Lease by which the gateway of these worlds holds slot 0.
+fn slot() -> Lease {
     Lease {
         metadata: ObjectMeta {
             namespace: Some("tombolo-system".into()),
-            name: Some(format!("gateway-slot-{}", if name == "slot" { "0" } else { name })),
+            name: Some("gateway-slot-0".into()),
             ..Default::default()
         },
-        spec: Some(LeaseSpec { holder_identity: Some(holder.into()), ..Default::default() }),
+        spec: Some(LeaseSpec { holder_identity: Some("edge".into()), ..Default::default() }),
     }
 }
 
@@ -96,33 +94,28 @@ async fn a_second_create_of_the_same_name_is_refused(world: World) {
 }
 
 async fn an_update_names_the_uid_and_the_version_it_read(world: World) {
-    let made = world.gateway.create(&lease("slot", "a")).await.unwrap();
-    let mut newer = made.clone();
-    newer.spec.as_mut().unwrap().holder_identity = Some("b".into());
-    let newer = world.gateway.update(&newer).await.unwrap();
+    let made = world.operator.create(&export("web")).await.unwrap();
+    let newer = world.operator.update(&labelled(made.clone(), "b")).await.unwrap();
     assert_ne!(version(&newer), version(&made));
     assert_eq!(newer.metadata.uid, made.metadata.uid);
     assert_eq!(newer.metadata.creation_timestamp, made.metadata.creation_timestamp);
 
-    let mut late = made.clone();
-    late.spec.as_mut().unwrap().holder_identity = Some("c".into());
-    assert!(matches!(world.gateway.update(&late).await, Err(Error::Conflict { .. })));
+    let mut late = labelled(made, "c");
+    assert!(matches!(world.operator.update(&late).await, Err(Error::Conflict { .. })));
     late.metadata.resource_version = None;
-    assert!(matches!(world.gateway.update(&late).await, Err(Error::Conflict { .. })));
-    let mut stranger = newer.clone();
+    assert!(matches!(world.operator.update(&late).await, Err(Error::Conflict { .. })));
+    let mut stranger = newer;
     stranger.metadata.uid = Some("00000000-0000-4000-8000-000000000000".into());
-    assert!(matches!(world.gateway.update(&stranger).await, Err(Error::Conflict { .. })));
-    assert!(matches!(world.gateway.update(&lease("absent", "a")).await, Err(Error::NotFound(_))));
+    assert!(matches!(world.operator.update(&stranger).await, Err(Error::Conflict { .. })));
+    assert!(matches!(world.operator.update(&export("absent")).await, Err(Error::NotFound(_))));
 }
 
 async fn a_write_that_changes_nothing_makes_no_version_and_no_event(world: World) {
-    let made = world.gateway.create(&lease("slot", "a")).await.unwrap();
-    let mut watch = world.gateway.watch::<Lease>();
+    let made = world.operator.create(&export("web")).await.unwrap();
+    let mut watch = world.operator.watch::<ServiceExport>();
     assert_eq!(before_the_limit(watch.next()).await, Some(Event::Reset(vec![made.clone()])));
-    assert_eq!(world.gateway.update(&made).await.unwrap(), made);
-    let mut changed = made.clone();
-    changed.spec.as_mut().unwrap().holder_identity = Some("b".into());
-    let changed = world.gateway.update(&changed).await.unwrap();
+    assert_eq!(world.operator.update(&made).await.unwrap(), made);
+    let changed = world.operator.update(&labelled(made, "b")).await.unwrap();
     assert_eq!(before_the_limit(watch.next()).await, Some(Event::Applied(changed)));
 }
 
@@ -147,6 +140,7 @@ async fn a_status_is_written_by_its_own_call_alone(world: World) {
     };
     let made = world.owner.create(&new).await.unwrap();
     assert_eq!(made.status, None, "a create writes no status");
+    world.gateway.create(&slot()).await.unwrap();
     let both = TunnelGateway { status: status.clone(), spec: TunnelGatewaySpec { slot: 1 }, ..made.clone() };
     let updated = world.gateway.update_status(&both).await.unwrap();
     assert_eq!((&updated.status, &updated.spec), (&status, &made.spec));
@@ -167,10 +161,10 @@ async fn a_watch_begins_with_everything_and_goes_on_with_each_change(world: Worl
 }
 
 async fn two_watches_see_the_same_changes_in_the_same_order(world: World) {
-    let (mut first, mut second) = (world.gateway.watch::<Lease>(), world.gateway.watch::<Lease>());
+    let (mut first, mut second) = (world.operator.watch::<ServiceExport>(), world.operator.watch::<ServiceExport>());
     let mut last = String::new();
     for index in 0..50 {
-        last = version(&world.gateway.create(&lease(&format!("lease-{index}"), "a")).await.unwrap());
+        last = version(&world.operator.create(&export(&format!("web-{index}"))).await.unwrap());
     }
     let mut seen = [Vec::new(), Vec::new()];
     for (watch, seen) in [&mut first, &mut second].into_iter().zip(&mut seen) {
@@ -192,8 +186,8 @@ async fn two_watches_see_the_same_changes_in_the_same_order(world: World) {
 }
 
 async fn a_delete_may_name_uid_and_version_and_an_absent_object_is_no_error(world: World) {
-    let made = world.gateway.create(&lease("slot", "a")).await.unwrap();
-    let delete = |only_if| world.gateway.delete::<Lease>(Some("tombolo-system"), SLOT, only_if);
+    let made = world.operator.create(&export("web")).await.unwrap();
+    let delete = |only_if| world.operator.delete::<ServiceExport>(Some("shop"), "web", only_if);
     let wrong = Preconditions { uid: Some("other".into()), resource_version: None };
     assert!(matches!(delete(wrong).await, Err(Error::Conflict { .. })));
     let old = Preconditions { uid: None, resource_version: Some("0".into()) };
@@ -201,15 +195,15 @@ async fn a_delete_may_name_uid_and_version_and_an_absent_object_is_no_error(worl
     let right = Preconditions { uid: made.metadata.uid, resource_version: made.metadata.resource_version };
     delete(right).await.unwrap();
     delete(Preconditions::default()).await.unwrap();
-    assert_eq!(world.gateway.get::<Lease>(Some("tombolo-system"), SLOT).await.unwrap(), None);
+    assert_eq!(world.operator.get::<ServiceExport>(Some("shop"), "web").await.unwrap(), None);
 }
 
 async fn an_object_that_is_made_again_is_another(world: World) {
-    let first = world.gateway.create(&lease("slot", "a")).await.unwrap();
-    world.gateway.delete::<Lease>(Some("tombolo-system"), SLOT, Preconditions::default()).await.unwrap();
-    let second = world.gateway.create(&lease("slot", "a")).await.unwrap();
+    let first = world.operator.create(&export("web")).await.unwrap();
+    world.operator.delete::<ServiceExport>(Some("shop"), "web", Preconditions::default()).await.unwrap();
+    let second = world.operator.create(&export("web")).await.unwrap();
     assert_ne!(first.metadata.uid, second.metadata.uid);
-    assert!(matches!(world.gateway.update(&first).await, Err(Error::Conflict { .. })));
+    assert!(matches!(world.operator.update(&first).await, Err(Error::Conflict { .. })));
 }
 
 fn owned_by(mut export: ServiceExport, owner: &Lease) -> ServiceExport {
@@ -224,19 +218,19 @@ fn owned_by(mut export: ServiceExport, owner: &Lease) -> ServiceExport {
 }
 
 async fn what_an_owner_owned_goes_with_it(world: World) {
-    let owner = world.gateway.create(&lease("slot", "a")).await.unwrap();
+    let owner = world.gateway.create(&slot()).await.unwrap();
     let owned = world.operator.create(&owned_by(export("owned"), &owner)).await.unwrap();
     let free = world.operator.create(&export("free")).await.unwrap();
     let mut watch = world.operator.watch::<ServiceExport>();
     before_the_limit(watch.next()).await;
-    world.gateway.delete::<Lease>(Some("tombolo-system"), SLOT, Preconditions::default()).await.unwrap();
+    world.gateway.delete::<Lease>(Some("tombolo-system"), "gateway-slot-0", Preconditions::default()).await.unwrap();
     assert_eq!(before_the_limit(watch.next()).await, Some(Event::Deleted(owned)));
     assert_eq!(world.operator.list::<ServiceExport>().await.unwrap(), vec![free]);
 }
 
 async fn an_object_of_an_owner_that_is_gone_is_refused(world: World) {
-    let owner = world.gateway.create(&lease("slot", "a")).await.unwrap();
-    world.gateway.delete::<Lease>(Some("tombolo-system"), SLOT, Preconditions::default()).await.unwrap();
+    let owner = world.gateway.create(&slot()).await.unwrap();
+    world.gateway.delete::<Lease>(Some("tombolo-system"), "gateway-slot-0", Preconditions::default()).await.unwrap();
     let refusal = world.operator.create(&owned_by(export("owned"), &owner)).await.unwrap_err();
     assert!(refusal.is_conflict() && refusal.to_string().contains("owner"), "{refusal}");
 }
@@ -245,7 +239,7 @@ async fn an_object_that_breaks_a_rule_is_refused_by_name(world: World) {
     let empty = ClusterRoutingPolicy::new("all", Default::default());
     let refusal = world.operator.create(&empty).await.unwrap_err();
     assert!(matches!(&refusal, Error::Invalid { violations, .. } if violations[0].path == "spec"), "{refusal}");
-    let refusal = world.gateway.create(&lease("Not_A_Name", "a")).await.unwrap_err();
+    let refusal = world.operator.create(&export("Not_A_Name")).await.unwrap_err();
     assert!(
         matches!(&refusal, Error::Invalid { violations, .. } if violations[0].path == "metadata.name"),
         "{refusal}"
@@ -253,11 +247,10 @@ async fn an_object_that_breaks_a_rule_is_refused_by_name(world: World) {
 }
 
 async fn of_many_writers_of_one_version_one_wins(world: World) {
-    let made = world.gateway.create(&lease("slot", "nobody")).await.unwrap();
+    let made = world.operator.create(&export("web")).await.unwrap();
     let writers = (0..16).map(|index| {
-        let store: Store = world.gateway.clone();
-        let mut mine = made.clone();
-        mine.spec.as_mut().unwrap().holder_identity = Some(format!("writer-{index}"));
+        let store: Store = world.operator.clone();
+        let mine = labelled(made.clone(), &format!("writer-{index}"));
         tokio::spawn(async move { store.update(&mine).await })
     });
     let mut won = 0;
@@ -281,6 +274,6 @@ async fn kinds_without_a_status_refuse_one(world: World) {
     };
     let made = world.owner.create(&secret).await.unwrap();
     assert!(matches!(world.owner.update_status(&made).await, Err(Error::Forbidden(_))));
-    let made = world.gateway.create(&lease("slot", "a")).await.unwrap();
+    let made = world.gateway.create(&slot()).await.unwrap();
     assert!(matches!(world.gateway.update_status(&made).await, Err(Error::Forbidden(_))));
 }

@@ -7,8 +7,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use api::ServiceExport;
-use api::kubernetes::{EndpointSlice, Lease, ObjectMeta, Secret, Service};
+use api::kubernetes::{EndpointSlice, Lease, LeaseSpec, ObjectMeta, Secret, Service};
+use api::tunnel_gateway::{TunnelGatewaySpec, TunnelGatewayStatus};
+use api::{ServiceExport, TunnelGateway};
 use identity::Identity;
 use store::feed::message::{ToAgent, ToController, decode, encode};
 use store::feed::{self, AgentSeen, Enrolment, Refusal, Role};
@@ -219,6 +220,68 @@ async fn an_agent_sees_its_own_secrets_and_writes_its_own_objects_alone() {
         Some(Event::Deleted(object)) => assert_eq!(object.metadata.name.as_deref(), Some("agent-worker")),
         other => panic!("{other:?}"),
     }
+}
+
+/// The Lease of slot 0, held by the gateway of `holder` for an hour.
+fn slot(holder: &str) -> Lease {
+    Lease {
+        metadata: metadata("tombolo-system", "gateway-slot-0"),
+        spec: Some(LeaseSpec {
+            holder_identity: Some(holder.into()),
+            lease_duration_seconds: Some(3600),
+            ..Default::default()
+        }),
+    }
+}
+
+fn held_by(lease: &Lease, holder: &str) -> Lease {
+    Lease { metadata: lease.metadata.clone(), ..slot(holder) }
+}
+
+fn spoken_for(gateway: &TunnelGateway, node: &str) -> TunnelGateway {
+    let status = Some(TunnelGatewayStatus { node: node.into(), ..Default::default() });
+    TunnelGateway { status, ..gateway.clone() }
+}
+
+#[tokio::test]
+async fn a_gateway_writes_the_status_of_the_slot_it_holds_alone() {
+    let (place, owner, mut listener) = controller().await;
+    let new = TunnelGateway {
+        metadata: metadata("tombolo-system", "gateway-0"),
+        spec: TunnelGatewaySpec { slot: 0 },
+        status: None,
+    };
+    let made = owner.create(&new).await.unwrap();
+    let edge = feed::connect(place.agent(Role::Gateway, "edge", &listener)).unwrap();
+    let other = feed::connect(place.agent(Role::Gateway, "other", &listener)).unwrap();
+    assert!(
+        matches!(edge.update_status(&spoken_for(&made, "edge")).await, Err(Error::Forbidden(_))),
+        "nobody holds it"
+    );
+    assert_eq!(before_the_limit(listener.denials.recv()).await, Some(("edge".into(), "SlotNotHeld")));
+    let lease = edge.create(&slot("edge")).await.unwrap();
+    let said = edge.update_status(&spoken_for(&made, "edge")).await.unwrap();
+    assert!(matches!(other.update_status(&spoken_for(&said, "other")).await, Err(Error::Forbidden(_))));
+    assert_eq!(before_the_limit(listener.denials.recv()).await, Some(("other".into(), "SlotNotHeld")));
+
+    // Nor does it take the slot by force, or give it to somebody, or take it away.
+    let taken = other.update(&held_by(&lease, "other")).await.unwrap_err();
+    assert!(taken.is_conflict() && taken.to_string().contains("edge holds"), "{taken}");
+    assert_eq!(before_the_limit(listener.denials.recv()).await, Some(("other".into(), "SlotTaken")));
+    assert!(other.delete::<Lease>(Some("tombolo-system"), "gateway-slot-0", Preconditions::default()).await.is_err());
+    assert_eq!(before_the_limit(listener.denials.recv()).await, Some(("other".into(), "SlotTaken")));
+    assert!(matches!(edge.update(&held_by(&lease, "other")).await, Err(Error::Forbidden(_))));
+    assert_eq!(before_the_limit(listener.denials.recv()).await, Some(("edge".into(), "NotAllowed")));
+    assert_eq!(owner.get::<TunnelGateway>(Some("tombolo-system"), "gateway-0").await.unwrap(), Some(said.clone()));
+
+    // Who fell silent for the Lease's duration loses the slot, and with it the word.
+    let mut run_out = lease.clone();
+    run_out.spec.as_mut().unwrap().lease_duration_seconds = Some(0);
+    let run_out = edge.update(&run_out).await.unwrap();
+    other.update(&held_by(&run_out, "other")).await.unwrap();
+    let said = other.update_status(&spoken_for(&said, "other")).await.unwrap();
+    assert!(matches!(edge.update_status(&spoken_for(&said, "edge")).await, Err(Error::Forbidden(_))));
+    assert_eq!(before_the_limit(listener.denials.recv()).await, Some(("edge".into(), "SlotNotHeld")));
 }
 
 #[tokio::test]

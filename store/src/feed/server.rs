@@ -19,7 +19,9 @@ use super::connection::{next_message, write};
 use super::enrolment::EXPORTER_LABEL;
 use super::frame::{Decoder, MAX_GREETING_BYTES, MAX_MESSAGE_BYTES};
 use super::message::{ToAgent, ToController, decode, encode};
+use super::permission::Denial;
 use super::session::Session;
+use super::tenure::Tenures;
 use super::{Agent, Enrolment, Role, WRITE_LIMIT};
 use crate::Store;
 
@@ -71,6 +73,9 @@ impl Refusal {
     }
 }
 
+/// Hears of each request that is refused.
+type OnDenial = dyn Fn(&Agent, &Denial) + Send + Sync;
+
 /// Serves a store to the agents of this cluster. Cheap to clone; all clones know the same agents.
 #[derive(Clone)]
 pub struct Server {
@@ -78,6 +83,8 @@ pub struct Server {
     enrolment: Enrolment,
     seen: mpsc::UnboundedSender<AgentSeen>,
     agents: Arc<Mutex<Agents>>,
+    tenures: Arc<Mutex<Tenures>>,
+    denied: Arc<OnDenial>,
 }
 
 #[derive(Default)]
@@ -104,7 +111,24 @@ struct Seat {
 impl Server {
     /// `seen` hears of every agent that comes or goes.
     pub fn new(store: Store, enrolment: Enrolment, seen: mpsc::UnboundedSender<AgentSeen>) -> Self {
-        Self { store, enrolment, seen, agents: Arc::default() }
+        let denied = Arc::new(|_: &Agent, _: &Denial| {});
+        Self { store, enrolment, seen, agents: Arc::default(), tenures: Arc::default(), denied }
+    }
+
+    /// `denied` is called for each request of an agent that is refused, so that it can be counted.
+    #[must_use]
+    pub fn on_denial(self, denied: impl Fn(&Agent, &Denial) + Send + Sync + 'static) -> Self {
+        Self { denied: Arc::new(denied), ..self }
+    }
+
+    pub(super) fn deny(&self, agent: &Agent, denial: &Denial) {
+        tracing::warn!(agent = agent.name, role = %agent.role, reason = denial.name(), %denial, "an agent's request is refused");
+        (self.denied)(agent, denial);
+    }
+
+    pub(super) fn tenures(&self) -> std::sync::MutexGuard<'_, Tenures> {
+        // The map is whole at every moment, whatever its holder died of.
+        self.tenures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Serves one connection that agreed on [`PROTOCOL`](super::PROTOCOL), until it ends.
@@ -141,7 +165,7 @@ impl Server {
         };
         decoder.set_limit(MAX_MESSAGE_BYTES);
         let (outbox, messages) = mpsc::channel(OUTBOX);
-        let session = Session::new(&self.store, &seat.agent, outbox);
+        let session = Session::new(self.clone(), &self.store, seat.agent.clone(), outbox);
         tokio::select! {
             () = seat.replaced.cancelled() => Ok(()),
             () = write(writer, messages) => Ok(()),

@@ -11,13 +11,13 @@ use tokio::time::Instant;
 use super::connection::next_message;
 use super::frame::Decoder;
 use super::message::{Answer, Failure, KindSaid, Request, ToAgent, ToController, decode, encode};
-use super::permission::{Verb, may_measure, may_see, may_watch, may_write};
-use super::{Agent, Refusal, Role, SILENCE_LIMIT};
-use crate::backend::{Backend, KindName, ObjectKey};
-use crate::kinds;
+use super::requests::{Outcome, Requests};
+use super::server::Server;
+use super::{Agent, Refusal, SILENCE_LIMIT};
+use crate::backend::{Backend, KindName};
 use crate::manifest::Key;
 use crate::watch::RawWatch;
-use crate::{Error, Event, Store};
+use crate::{Event, Store};
 
 /// Bytes of objects put into one part: small enough that a ping is not held up by it.
 const PART_BYTES: usize = 256 * 1024;
@@ -31,17 +31,19 @@ struct Watched {
 /// One agent's conversation. One task reads, answers and tells, so that an answer to a write never comes before the
 /// events of that write: who has written and then watches, sees what it wrote.
 pub(super) struct Session {
+    server: Server,
     backend: Arc<dyn Backend>,
-    role: Role,
+    requests: Requests,
     name: String,
     outbox: mpsc::Sender<Vec<u8>>,
     watches: Vec<Watched>,
 }
 
 impl Session {
-    pub(super) fn new(store: &Store, agent: &Agent, outbox: mpsc::Sender<Vec<u8>>) -> Self {
-        let backend = Arc::clone(&store.backend);
-        Self { backend, role: agent.role, name: agent.name.clone(), outbox, watches: Vec::new() }
+    pub(super) fn new(server: Server, store: &Store, agent: Agent, outbox: mpsc::Sender<Vec<u8>>) -> Self {
+        let (backend, name) = (Arc::clone(&store.backend), agent.name.clone());
+        let requests = Requests::new(server.clone(), Arc::clone(&backend), agent);
+        Self { server, backend, requests, name, outbox, watches: Vec::new() }
     }
 
     /// Until the agent hangs up, falls silent or breaks the protocol.
@@ -89,11 +91,10 @@ impl Session {
     }
 
     async fn watch(&mut self, said: KindSaid) {
-        let kind =
-            match known(&said).and_then(|kind| may_watch(self.role, kind).map(|()| kind).map_err(Error::Forbidden)) {
-                Ok(kind) => kind,
-                Err(error) => return self.say(&ToAgent::WatchRefused { kind: said, failure: error.into() }).await,
-            };
+        let kind = match self.requests.watchable(&said) {
+            Ok(kind) => kind,
+            Err(error) => return self.say(&ToAgent::WatchRefused { kind: said, failure: error.into() }).await,
+        };
         if self.watches.iter().all(|watched| watched.kind != kind) {
             self.watches.push(Watched { kind, said, events: self.backend.watch(kind) });
         }
@@ -102,7 +103,10 @@ impl Session {
     /// Tells the agent of one event, as far as it may see it.
     async fn tell(&self, said: KindSaid, event: Event<Value>) {
         let Some(kind) = said.known() else { return };
-        let visible = |object: &Value| may_see(self.role, &self.name, kind, &Key::of(kind, object).object);
+        let visible = |object: &Value| self.requests.may_see(kind, &Key::of(kind, object).object);
+        if kind.kind == "Lease" {
+            self.note_tenures(kind, &event);
+        }
         match event {
             Event::Reset(objects) => {
                 let objects = objects.into_iter().filter(visible).collect();
@@ -116,6 +120,23 @@ impl Session {
         }
     }
 
+    /// A gateway counts a Lease's time from when it hears of it, so it is never later noted here.
+    fn note_tenures(&self, kind: KindName, event: &Event<Value>) {
+        let (now, key) = (Instant::now(), |object| Key::of(kind, object).object);
+        let mut tenures = self.server.tenures();
+        match event {
+            Event::Reset(leases) => {
+                for lease in leases {
+                    tenures.see(&key(lease), lease, now);
+                }
+            }
+            Event::Applied(lease) => {
+                tenures.see(&key(lease), lease, now);
+            }
+            Event::Deleted(lease) => tenures.forget(&key(lease)),
+        }
+    }
+
     /// Tells what there is to tell already.
     async fn tell_pending(&mut self) {
         while let Some((said, event)) =
@@ -126,70 +147,18 @@ impl Session {
     }
 
     async fn answer(&mut self, id: u64, request: Request) {
-        let answer = match self.act(id, request).await {
-            Ok(Some(answer)) => answer,
-            Ok(None) => return,
+        let answer = match self.requests.act(request).await {
+            Ok(Outcome::Answer(answer)) => answer,
+            Ok(Outcome::List(objects)) => {
+                for part in parts(objects, |objects, last| ToAgent::ListPart { id, objects, last }) {
+                    self.say(&part).await;
+                }
+                return;
+            }
             Err(error) => Answer::Failed(Failure::from(error)),
         };
         self.tell_pending().await;
         self.say(&ToAgent::Answer { id, answer }).await;
-    }
-
-    /// Does what is asked, where the role may; `None` when the answer is given in parts.
-    async fn act(&self, id: u64, request: Request) -> Result<Option<Answer>, Error> {
-        let kind = known(request.kind())?;
-        match request {
-            Request::Get { key, .. } => {
-                may_watch(self.role, kind).map_err(Error::Forbidden)?;
-                if !may_see(self.role, &self.name, kind, &key) {
-                    return Err(Error::Forbidden(format!(
-                        "the {} agent of {} may not see {} {key}",
-                        self.role, self.name, kind.kind
-                    )));
-                }
-                Ok(Some(Answer::Object(self.backend.get(kind, &key).await?)))
-            }
-            Request::List { .. } => {
-                may_watch(self.role, kind).map_err(Error::Forbidden)?;
-                let mut objects = self.backend.list(kind).await?;
-                objects.retain(|object| may_see(self.role, &self.name, kind, &Key::of(kind, object).object));
-                for part in parts(objects, |objects, last| ToAgent::ListPart { id, objects, last }) {
-                    self.say(&part).await;
-                }
-                Ok(None)
-            }
-            Request::Create { object, .. } => {
-                self.check(Verb::Create, kind, &Key::of(kind, &object).object)?;
-                Ok(Some(Answer::Object(Some(self.backend.create(kind, object).await?))))
-            }
-            Request::Update { object, .. } => {
-                self.check(Verb::Update, kind, &Key::of(kind, &object).object)?;
-                Ok(Some(Answer::Object(Some(self.backend.update(kind, object).await?))))
-            }
-            Request::UpdateStatus { object, .. } => {
-                let key = Key::of(kind, &object).object;
-                // A kind without a status refuses one whoever writes it: that answer helps more than 'not allowed'.
-                if kinds::of(kind).is_some_and(|known| known.has_status) {
-                    self.check(Verb::UpdateStatus, kind, &key)?;
-                }
-                if self.role == Role::Node
-                    && kind.kind == "EndpointSlice"
-                    && let Some(now) = self.backend.get(kind, &key).await?
-                {
-                    may_measure(&self.name, &now, &object).map_err(Error::Forbidden)?;
-                }
-                Ok(Some(Answer::Object(Some(self.backend.update_status(kind, object).await?))))
-            }
-            Request::Delete { key, only_if, .. } => {
-                self.check(Verb::Delete, kind, &key)?;
-                self.backend.delete(kind, &key, only_if).await?;
-                Ok(Some(Answer::Done))
-            }
-        }
-    }
-
-    fn check(&self, verb: Verb, kind: KindName, key: &ObjectKey) -> Result<(), Error> {
-        may_write(self.role, &self.name, verb, kind, key).map_err(Error::Forbidden)
     }
 }
 
@@ -205,13 +174,6 @@ async fn next_event(watches: &mut [Watched]) -> (KindSaid, Event<Value>) {
         Poll::Pending
     })
     .await
-}
-
-fn known(said: &KindSaid) -> Result<KindName, Error> {
-    said.known().ok_or_else(|| {
-        let kind: String = said.kind.chars().take(80).collect();
-        Error::Forbidden(format!("this controller keeps no objects of kind '{}'", kind.escape_debug()))
-    })
 }
 
 /// Objects in parts of about [`PART_BYTES`]; at least one part, the last one marked.

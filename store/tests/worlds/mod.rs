@@ -93,6 +93,8 @@ pub(crate) struct Listener {
     pub(crate) address: SocketAddr,
     pub(crate) seen: mpsc::UnboundedReceiver<AgentSeen>,
     pub(crate) refusals: mpsc::UnboundedReceiver<Refusal>,
+    /// Requests that were refused: the agent's name and the denial's.
+    pub(crate) denials: mpsc::UnboundedReceiver<(String, &'static str)>,
     accepting: tokio::task::JoinHandle<()>,
 }
 
@@ -103,7 +105,9 @@ impl Listener {
         let config = identity::server_config(&identity, &[feed::PROTOCOL]).unwrap();
         let (tell, seen) = mpsc::unbounded_channel();
         let (refuse, refusals) = mpsc::unbounded_channel();
-        let server = Server::new(store, enrolment, tell);
+        let (deny, denials) = mpsc::unbounded_channel();
+        let server = Server::new(store, enrolment, tell)
+            .on_denial(move |agent, denial| drop(deny.send((agent.name.clone(), denial.name()))));
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let accepting = tokio::spawn(async move {
@@ -120,7 +124,7 @@ impl Listener {
                 });
             }
         });
-        Self { address, seen, refusals, accepting }
+        Self { address, seen, refusals, denials, accepting }
     }
 }
 
