@@ -1,8 +1,22 @@
-//! Several parts' metrics as one exposition: each family once, each series with the part it comes from.
+//! What is done to the parts' metrics before they are served: each says which version runs, and those of several parts
+//! become one exposition, each family once, each series with the part it comes from.
 //!
 //! OpenMetrics allows a family to appear once only, and the parts share some: `tombolo_refusals` is in all of them.
 
 use std::collections::BTreeMap;
+
+/// Adds `tombolo_build_info` to a part's exposition. Its `local_cluster` is that of the part's other series.
+pub fn with_build_info(text: &str) -> String {
+    const LABEL: &str = "local_cluster=\"";
+    let series = text.lines().filter(|line| !line.starts_with('#'));
+    let cluster =
+        series.filter_map(|line| line.split_once(LABEL)?.1.split_once('"')).map(|(cluster, _)| cluster).next();
+    let mut text = text.trim_end().strip_suffix("# EOF").unwrap_or(text).to_owned();
+    text.push_str("# HELP tombolo_build_info The version that runs.\n# TYPE tombolo_build_info gauge\n");
+    let (cluster, version) = (cluster.unwrap_or_default(), env!("CARGO_PKG_VERSION"));
+    text.push_str(&format!("tombolo_build_info{{{LABEL}{cluster}\",version=\"{version}\"}} 1\n# EOF\n"));
+    text
+}
 
 /// Puts expositions in the OpenMetrics text format together. Each is given with the name of its part, which becomes
 /// the label `part` of its series.
@@ -58,6 +72,18 @@ fn with_part(line: &str, part: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_part_says_which_version_runs_and_in_which_cluster() {
+        let text = with_build_info("# TYPE c gauge\nc{local_cluster=\"amber\"} 3\n# EOF\n");
+        let series = format!(
+            "tombolo_build_info{{local_cluster=\"amber\",version=\"{}\"}} 1\n# EOF\n",
+            env!("CARGO_PKG_VERSION")
+        );
+        assert!(text.starts_with("# TYPE c gauge\nc{") && text.ends_with(&series), "{text}");
+        assert_eq!(text.matches("# EOF").count(), 1, "{text}");
+        assert!(with_build_info("# EOF\n").contains("{local_cluster=\"\",version="));
+    }
 
     #[test]
     fn a_family_of_two_parts_appears_once_and_each_series_says_whose_it_is() {

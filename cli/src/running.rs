@@ -49,6 +49,8 @@ pub async fn until_stopped(
     stop: CancellationToken,
 ) -> anyhow::Result<Outcome> {
     let mut servers = Vec::new();
+    let started: Vec<Started> =
+        started.into_iter().map(|part| Started { surface: Arc::new(Versioned(part.surface)), ..part }).collect();
     for part in &started {
         servers.push(serve::on_socket(&part.part.socket(run_dir), Arc::clone(&part.surface)).await?);
     }
@@ -100,6 +102,23 @@ async fn first_to_end(work: &mut Vec<(Part, JoinHandle<anyhow::Result<()>>)>) ->
     .await;
     let (part, _) = work.remove(index);
     (part, result.unwrap_or_else(|panic| Err(anyhow::anyhow!("it panicked: {panic}"))))
+}
+
+/// A part's surface, whose metrics say which version runs.
+struct Versioned(Arc<dyn Surface>);
+
+impl Surface for Versioned {
+    fn readiness(&self) -> api::surface::Readiness {
+        self.0.readiness()
+    }
+
+    fn metrics(&self) -> String {
+        crate::exposition::with_build_info(&self.0.metrics())
+    }
+
+    fn answer(&self, question: &str) -> Option<serde_json::Value> {
+        self.0.answer(question)
+    }
 }
 
 /// Several parts of one process on one metrics port.

@@ -19,9 +19,9 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
+use tokio_util::either::Either;
 
 /// Connections served at once on each listener: an operator and a scraper need a handful.
 const CONNECTIONS: usize = 32;
@@ -53,22 +53,7 @@ pub async fn on_socket(socket: &Path, surface: Arc<dyn Surface>) -> anyhow::Resu
     }
     let listener = UnixListener::bind(socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
     std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    Ok(tokio::spawn(async move {
-        loop {
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    let surface = Arc::clone(&surface);
-                    tokio::spawn(async move {
-                        converse(stream, surface, Audience::Operator).await;
-                        drop(place);
-                    });
-                }
-                Err(error) => wait_after(&error).await,
-            }
-        }
-    }))
+    Ok(tokio::spawn(Listener::Socket(listener).serve(surface)))
 }
 
 /// Serves health and metrics on a TCP port.
@@ -76,22 +61,43 @@ pub async fn on_port(address: SocketAddr, surface: Arc<dyn Surface>) -> anyhow::
     let listener = TcpListener::bind(address)
         .await
         .with_context(|| format!("cannot serve metrics on {address}: is it in use?"))?;
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    Ok(tokio::spawn(async move {
+    Ok(tokio::spawn(Listener::Port(listener).serve(surface)))
+}
+
+/// Where clients come from; it decides what they may ask.
+enum Listener {
+    Socket(UnixListener),
+    Port(TcpListener),
+}
+
+impl Listener {
+    async fn serve(self, surface: Arc<dyn Surface>) {
+        let audience = match &self {
+            Self::Socket(_) => Audience::Operator,
+            Self::Port(_) => Audience::Scraper,
+        };
+        let places = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-            match listener.accept().await {
-                Ok((stream, _)) => {
+            match self.accept().await {
+                Ok(stream) => {
                     let surface = Arc::clone(&surface);
                     tokio::spawn(async move {
-                        converse(stream, surface, Audience::Scraper).await;
+                        converse(stream, surface, audience).await;
                         drop(place);
                     });
                 }
                 Err(error) => wait_after(&error).await,
             }
         }
-    }))
+    }
+
+    async fn accept(&self) -> std::io::Result<Either<UnixStream, TcpStream>> {
+        Ok(match self {
+            Self::Socket(listener) => Either::Left(listener.accept().await?.0),
+            Self::Port(listener) => Either::Right(listener.accept().await?.0),
+        })
+    }
 }
 
 /// Out of descriptors, most likely: accepting again at once would spin.
@@ -100,7 +106,7 @@ async fn wait_after(error: &std::io::Error) {
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
-async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin + Send, surface: Arc<dyn Surface>, audience: Audience) {
+async fn converse(stream: Either<UnixStream, TcpStream>, surface: Arc<dyn Surface>, audience: Audience) {
     let service = service_fn(|request: Request<Incoming>| {
         let response = respond(&request, surface.as_ref(), audience);
         async move { Ok::<_, Infallible>(response) }

@@ -177,12 +177,6 @@ impl Metrics {
             Unit::Seconds,
             self.work.0.clone(),
         );
-        gauge(
-            &mut registry,
-            "build_info",
-            "The version that runs",
-            vec![(vec![("version", env!("CARGO_PKG_VERSION").to_owned())], 1)],
-        );
         let mut written = String::new();
         match text::encode(&mut written, &registry) {
             Ok(()) => written,

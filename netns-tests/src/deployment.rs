@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+pub use cli::ask::Part;
 use serde_json::Value;
 
 use crate::cluster::Cluster;
@@ -36,29 +37,6 @@ struct Inner {
     folder: PathBuf,
     /// By part and node: `gateway` of `gateway2` is `gateway2/gateway`.
     processes: Mutex<BTreeMap<String, Process>>,
-}
-
-/// One part of Tombolo.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    Controller,
-    Gateway,
-    Node,
-    Dns,
-}
-
-impl Part {
-    /// In the order they need each other; any other order works too, later.
-    pub const ALL: [Self; 4] = [Self::Controller, Self::Gateway, Self::Node, Self::Dns];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Controller => "controller",
-            Self::Gateway => "gateway",
-            Self::Node => "node",
-            Self::Dns => "dns",
-        }
-    }
 }
 
 impl Deployment {
