@@ -46,7 +46,7 @@ mod tests;
 
 pub use kernel_core as core;
 
-pub use counter::Counter;
+pub use counter::{Counted, Counter};
 pub use device::Device;
 pub use error::Error;
 pub use owner::{Failure, Kernel, Outcome};

@@ -9,7 +9,7 @@ use crate::device::Devices;
 use crate::setting::Settings;
 use crate::socket::{NETFILTER, ROUTE, Socket};
 use crate::table::{observe, transaction};
-use crate::{Counter, Device, Error, address, connection, device, neighbour, nexthop, route, rule};
+use crate::{Counted, Counter, Device, Error, address, connection, device, neighbour, nexthop, route, rule};
 
 /// What is ours in the kernel of the network namespace that the thread was in when it opened this.
 pub struct Kernel {
@@ -143,9 +143,14 @@ impl Kernel {
         }
     }
 
+    /// What was counted since the table was made. Empty when there is no table.
+    pub fn counted(&mut self) -> Result<Counted, Error> {
+        observe::counted(&mut self.netfilter)
+    }
+
     /// What was refused since the table was made, by reason. Empty when there is no table.
     pub fn counters(&mut self) -> Result<BTreeMap<Refusal, Counter>, Error> {
-        observe::refusals(&mut self.netfilter)
+        Ok(self.counted()?.refused)
     }
 
     /// Every device of the network namespace, ours or not.

@@ -12,6 +12,7 @@
 //! blackholes stand.
 
 mod checks;
+mod connections;
 mod devices;
 mod history;
 mod metrics;

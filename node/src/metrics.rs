@@ -6,6 +6,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
+use crate::connections::Connections;
+
 /// From a single element to the first load of 10,000 services.
 const APPLY_SECONDS: [f64; 8] = [0.000_5, 0.001, 0.003, 0.01, 0.03, 0.1, 0.5, 2.0];
 
@@ -15,6 +17,7 @@ pub(crate) struct Metrics {
     /// Changes the kernel refused.
     pub(crate) kernel_failures: Counter,
     pub(crate) apply_seconds: Histogram,
+    pub(crate) connections: Connections,
 }
 
 impl Default for Metrics {
@@ -23,6 +26,7 @@ impl Default for Metrics {
             kernel_differences: Gauge::default(),
             kernel_failures: Counter::default(),
             apply_seconds: Histogram::new(APPLY_SECONDS),
+            connections: Connections::default(),
         }
     }
 }

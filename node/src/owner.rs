@@ -365,10 +365,11 @@ impl Owner {
 
     fn read_counters(&mut self) {
         self.counters_at = StdInstant::now() + COUNTERS;
-        match self.kernel.counters() {
-            Ok(counters) => {
-                let counted = counters.into_iter().map(|(reason, counter)| (reason, counter.packets)).collect();
-                self.outlets.refusals.reconcile(&counted);
+        match self.kernel.counted() {
+            Ok(counted) => {
+                let refused = counted.refused.into_iter().map(|(reason, counter)| (reason, counter.packets)).collect();
+                self.outlets.refusals.reconcile(&refused);
+                self.outlets.metrics.connections.reconcile(&counted.connections);
             }
             Err(error) => tracing::debug!(%error, "counters cannot be read"),
         }

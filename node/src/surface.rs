@@ -145,6 +145,7 @@ impl Surface for NodeSurface {
         );
         registry.register_collector(Box::new(Collected {
             refusals: self.refusals.totals(),
+            connections: self.metrics.connections.totals(),
             problems: shown.problems.iter().map(|(_, _, name, _)| *name).collect(),
             feed_age: self.feed_age(),
         }));
@@ -239,6 +240,7 @@ impl NodeSurface {
 #[derive(Debug)]
 struct Collected {
     refusals: Vec<((String, String), u64)>,
+    connections: Vec<(String, u64)>,
     problems: Vec<&'static str>,
     feed_age: f64,
 }
@@ -250,6 +252,12 @@ impl Collector for Collected {
         for ((peer, reason), count) in &self.refusals {
             let labels = [("peer", peer.as_str()), ("reason", reason.as_str())];
             ConstCounter::new(*count).encode(refusals.encode_family(&labels)?)?;
+        }
+        let (name, help) = ("tombolo_node_connections", "Connections to clusterset addresses given to an endpoint");
+        let mut connections = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (cluster, count) in &self.connections {
+            let labels = [("target_cluster", cluster.as_str())];
+            ConstCounter::new(*count).encode(connections.encode_family(&labels)?)?;
         }
         let help = "Parts of objects that cannot be used";
         let mut problems = encoder.encode_descriptor("tombolo_node_object_problems", help, None, MetricType::Gauge)?;

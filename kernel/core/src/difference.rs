@@ -183,7 +183,6 @@ fn set_changes(wanted: &Sets, observed: &Sets, changes: &mut Vec<Change>) {
     elements(&wanted.exported, &observed.exported, changes, Element::Exported);
     elements(&wanted.echo, &observed.echo, changes, Element::Echo);
     elements(&wanted.tunnels, &observed.tunnels, changes, Element::Tunnel);
-    elements(&wanted.pods, &observed.pods, changes, Element::Pod);
 }
 
 fn elements<T: Ord + Clone>(

@@ -57,7 +57,7 @@ pub use refusal::Refusal;
 pub use refused::Flow;
 pub use route::{Route, RouteKey, RouteTable, Target};
 pub use rule::{Rule, Selector};
-pub use ruleset::{HostClients, PodReachability, Ruleset};
+pub use ruleset::{HostClients, PodReachability, Ruleset, Targets};
 pub use service::{Affinity, Backend, Frontend, InvalidService, Protocol, Service};
 pub use sets::{Element, Exported, Sets};
 pub use setting::Setting;

@@ -13,7 +13,7 @@ pub enum Refusal {
     UnexportedOther,
     /// Out of a tunnel, with a source that belongs to no member.
     ForeignSource,
-    /// To our VXLAN port, from an address that is not a member node's, or by way of a pod.
+    /// To our VXLAN port, from an address that is not a member node's, or by a device that is not the way to it.
     VxlanStranger,
     /// To a clusterset address, but to no service and port known there.
     NoService,

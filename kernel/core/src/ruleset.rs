@@ -4,11 +4,13 @@
 //! |---|---|---|
 //! | `transit` | prerouting, raw (-300) | on a gateway host: what only passes through is not tracked |
 //! | `translate_arriving`, `translate_sent` | prerouting, output, dstnat - 10 | clusterset address → endpoint |
-//! | `keep_source` | postrouting, srcnat - 10 | sources survive between members; the host's own clients get an address other clusters can answer |
+//! | `keep_source` | postrouting, srcnat - 10 | sources survive between members; the host's own clients get an address other clusters can answer; connections are counted |
+//! | `count_arriving` | input, srcnat - 10 | connections to the host itself are counted |
 //! | `input`, `forward`, `output` | filter (0) | closed until exported; VXLAN from members only; segment size; nothing to a clusterset address untranslated |
 //!
 //! dstnat and srcnat less ten: before kube-proxy's chains, so that a later masquerade finds the binding claimed.
 
+mod connections;
 mod filter;
 mod phrase;
 mod translate;
@@ -20,6 +22,8 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::net::{Ipv4Addr, Ipv6Addr};
 
+use connections::CONNECTIONS_CHAIN;
+pub use connections::{Targets, connections_counter, counted_cluster};
 use filter::untranslated_rules;
 use phrase::{address_length, input_device, is_in};
 use translate::translate_rules;
@@ -40,6 +44,8 @@ pub struct Ruleset {
     pub host_clients: HostClients,
     /// Netlink log group that refused packets are copied to, if somebody reads them.
     pub log_group: Option<u16>,
+    /// Whose endpoints are whose, if new connections to clusterset addresses are to be counted.
+    pub targets: Option<Targets>,
 }
 
 /// Who may open connections to pods from other clusters.
@@ -97,7 +103,11 @@ impl Ruleset {
         arriving.extend(translate.clone());
         base("translate_arriving", ChainKind::Nat, HookPoint::Prerouting, BEFORE_DESTINATION_NAT, arriving);
         base("translate_sent", ChainKind::Nat, HookPoint::Output, BEFORE_DESTINATION_NAT, translate);
-        base("keep_source", ChainKind::Nat, HookPoint::Postrouting, BEFORE_SOURCE_NAT, self.source_rules());
+        let mut leaving = self.counting_rules();
+        leaving.extend(self.source_rules());
+        base("keep_source", ChainKind::Nat, HookPoint::Postrouting, BEFORE_SOURCE_NAT, leaving);
+        // An endpoint that is this host itself: its connections do not leave. Those that have left are not asked again.
+        base("count_arriving", ChainKind::Nat, HookPoint::Input, BEFORE_SOURCE_NAT, self.counting_rules());
         base("input", ChainKind::Filter, HookPoint::Input, FILTER, self.input_rules());
         base("forward", ChainKind::Filter, HookPoint::Forward, FILTER, self.forward_rules());
         base("output", ChainKind::Filter, HookPoint::Output, FILTER, untranslated_rules());
@@ -109,7 +119,9 @@ impl Ruleset {
         plain(UNTRANSLATED_CHAIN, self.reject_rules(Refusal::Untranslated));
         plain("admission", self.admission_rules());
         plain("members_only", self.members_only_rules());
-        let counters = Refusal::ALL.iter().map(|refusal| refusal.name().to_string()).collect();
+        plain(CONNECTIONS_CHAIN, self.targets.iter().flat_map(Targets::rules).collect());
+        let refusals = Refusal::ALL.iter().map(|refusal| refusal.name().to_string());
+        let counters = refusals.chain(self.targets.iter().flat_map(Targets::counters)).collect();
         Table { sets: set_shapes(), counters, chains }
     }
 }
@@ -132,6 +144,5 @@ fn set_shapes() -> BTreeMap<String, SetShape> {
     }
     let devices = SetShape { key: 16, value: SetValue::Nothing, interval: false };
     shapes.insert("tunnels".to_string(), devices);
-    shapes.insert("pods".to_string(), devices);
     shapes
 }

@@ -41,8 +41,6 @@ pub struct Sets {
     pub echo: BTreeSet<IpAddr>,
     /// Devices by which packets of other clusters arrive: a gateway's tunnel devices, the VXLAN device.
     pub tunnels: BTreeSet<DeviceName>,
-    /// Devices pods are attached to, where they are known: never to be trusted with VXLAN packets, whatever their source.
-    pub pods: BTreeSet<DeviceName>,
 }
 
 /// One element of one set.
@@ -58,7 +56,6 @@ pub enum Element {
     Exported(Exported),
     Echo(IpAddr),
     Tunnel(DeviceName),
-    Pod(DeviceName),
 }
 
 impl Sets {
@@ -75,7 +72,6 @@ impl Sets {
             Element::Exported(exported) => self.exported.insert(exported),
             Element::Echo(address) => self.echo.insert(address),
             Element::Tunnel(device) => self.tunnels.insert(device),
-            Element::Pod(device) => self.pods.insert(device),
         }
     }
 
@@ -92,7 +88,6 @@ impl Sets {
             Element::Exported(exported) => self.exported.remove(exported),
             Element::Echo(address) => self.echo.remove(address),
             Element::Tunnel(device) => self.tunnels.remove(device),
-            Element::Pod(device) => self.pods.remove(device),
         }
     }
 
@@ -110,6 +105,6 @@ impl Sets {
     }
 }
 
-fn fewest(prefixes: &BTreeSet<IpNet>) -> BTreeSet<IpNet> {
+pub(crate) fn fewest(prefixes: &BTreeSet<IpNet>) -> BTreeSet<IpNet> {
     IpNet::aggregate(&prefixes.iter().map(IpNet::trunc).collect()).into_iter().collect()
 }

@@ -7,7 +7,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::hash::{Hash, Hasher};
 
-use crate::{Family, Refusal};
+use crate::Family;
 
 /// Name of our table, in the family `inet`.
 pub const NAME: &str = "tombolo";
@@ -170,6 +170,11 @@ pub enum Expression {
     ConntrackStatus {
         to: Register,
     },
+    /// Where the connection's first packet was sent, before any translation.
+    OriginalDestination {
+        family: Family,
+        to: Register,
+    },
     /// Kind of the source address as the routing tables see it (`fib saddr type`).
     SourceKind {
         to: Register,
@@ -198,7 +203,8 @@ pub enum Expression {
     ClampMss {
         from: Register,
     },
-    Count(Refusal),
+    /// Adds to the counter of that name.
+    Count(String),
     Log {
         prefix: String,
         group: u16,

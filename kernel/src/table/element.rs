@@ -83,7 +83,6 @@ pub(crate) fn entries(element: &Element) -> (String, Vec<Entry>) {
         }
         Element::Echo(address) => plain("echo", Family::of(*address), octets(*address)),
         Element::Tunnel(device) => ("tunnels".to_owned(), vec![Entry::key(device_key(device))]),
-        Element::Pod(device) => ("pods".to_owned(), vec![Entry::key(device_key(device))]),
     }
 }
 
@@ -144,7 +143,6 @@ pub(crate) fn read(stem: &str, family: Family, mut entries: Vec<Entry>, sets: &m
         ),
         "echo" => plain(&|key| address(key).map(Element::Echo), sets),
         "tunnels" => plain(&|key| read_device(key).map(Element::Tunnel), sets),
-        "pods" => plain(&|key| read_device(key).map(Element::Pod), sets),
         _ => {
             // Ends come before the start of the next interval at the same key.
             entries.sort_by(|a, b| a.key.cmp(&b.key).then(b.end.cmp(&a.end)));

@@ -88,6 +88,12 @@ fn put_one(element: &mut Message, expression: &Expression) {
         E::ConntrackStatus { to } => named(element, "ct", |data| {
             data.put_be32(1, number(*to)).put_be32(2, 2);
         }),
+        E::OriginalDestination { family, to } => named(element, "ct", |data| {
+            // NFT_CT_DST_IP, NFT_CT_DST_IP6, of the direction the connection was opened in.
+            const ORIGINAL: u8 = 0;
+            let key = if *family == Family::Ipv4 { 20 } else { 22 };
+            data.put_be32(1, number(*to)).put_be32(2, key).put_u8(3, ORIGINAL);
+        }),
         E::SourceKind { to } => {
             const ADDRESS_TYPE: u32 = 3;
             const SOURCE: u32 = 1;
@@ -116,8 +122,8 @@ fn put_one(element: &mut Message, expression: &Expression) {
             data.put_u8(2, MAXIMUM_SEGMENT_SIZE).put_be32(3, 2).put_be32(4, 2);
             data.put_be32(6, TCP_OPTION).put_be32(7, number(*from));
         }),
-        E::Count(refusal) => named(element, "objref", |data| {
-            data.put_be32(1, super::skeleton::COUNTER).put_text(2, refusal.name());
+        E::Count(counter) => named(element, "objref", |data| {
+            data.put_be32(1, super::skeleton::COUNTER).put_text(2, counter);
         }),
         E::Log { prefix, group } => named(element, "log", |data| {
             data.put(1, &group.to_be_bytes()).put_text(2, prefix).put_be32(3, LOGGED_BYTES);

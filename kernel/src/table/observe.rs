@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use kernel_core::ruleset::counted_cluster;
 use kernel_core::table::{Chain, Hook, NAME, Rule, SetShape, SetValue, Table};
 use kernel_core::{Family, Frontend, Refusal, Service, Sets};
 use nix::errno::Errno;
@@ -15,7 +16,7 @@ use super::skeleton::{
 use super::slots::{self, is_slot_chain};
 use super::{FIXED, TABLE_NAME, expression, kind, message};
 use crate::Error;
-use crate::counter::Counter;
+use crate::counter::{Counted, Counter};
 use crate::message::{attributes, attributes_after, find, read_be32, read_be64, text};
 use crate::socket::Socket;
 
@@ -110,10 +111,17 @@ pub(crate) fn counters(socket: &mut Socket) -> Result<BTreeMap<String, Counter>,
     Ok(none_if_absent(list)?.into_iter().collect())
 }
 
-/// The counters that have the name of a refusal.
-pub(crate) fn refusals(socket: &mut Socket) -> Result<BTreeMap<Refusal, Counter>, Error> {
-    let counters = counters(socket)?;
-    Ok(counters.into_iter().filter_map(|(name, counter)| Some((Refusal::from_name(&name)?, counter))).collect())
+/// All counters of the table, by what they count.
+pub(crate) fn counted(socket: &mut Socket) -> Result<Counted, Error> {
+    let mut counted = Counted::default();
+    for (name, counter) in counters(socket)? {
+        if let Some(refusal) = Refusal::from_name(&name) {
+            counted.refused.insert(refusal, counter);
+        } else if let Some(cluster) = counted_cluster(&name) {
+            counted.connections.insert(cluster.to_owned(), counter.packets);
+        }
+    }
+    Ok(counted)
 }
 
 fn chains(socket: &mut Socket) -> Result<BTreeMap<String, Option<Hook>>, Error> {

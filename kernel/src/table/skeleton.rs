@@ -136,7 +136,7 @@ const DEVICE: u32 = 41;
 fn shown_type(name: &str) -> u32 {
     let address = if name.ends_with('4') { IPV4 } else { IPV6 };
     match name.trim_end_matches(['4', '6']) {
-        "tunnels" | "pods" => DEVICE,
+        "tunnels" => DEVICE,
         "hairpin" => concatenated(&[address, address]),
         "exported" | "services" => concatenated(&[address, TRANSPORT, PORT]),
         "slots" => concatenated(&[address, TRANSPORT, PORT, MARK]),

@@ -163,7 +163,6 @@ sandboxed! {
         let (mut kernel, _folder) = open();
         let mut state = joined(&Ruleset { vxlan_port: Some(PORT), ..Ruleset::default() });
         state.sets.nodes = [node.address(true), node.address(false), other.address(true), other.address(false)].into();
-        state.sets.pods = [pod.device.parse().unwrap()].into();
         bring(&mut kernel, &state);
         // A pod that took a node's address for its own.
         let forged = node.ipv4;

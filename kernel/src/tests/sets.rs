@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use kernel_core::table::{Expression, Verdict};
 use kernel_core::{
     Affinity, Backend, Change, Element, Exported, Frontend, HostClients, PodReachability, Protocol, Ruleset, Service,
-    Sets, State, difference,
+    Sets, State, Targets, difference,
 };
 
 use super::sandbox::sandboxed;
@@ -31,6 +31,10 @@ fn full() -> State {
         vxlan_port: Some(4_801),
         host_clients: HostClients { ipv4: "10.1.250.1".parse().ok(), ipv6: "fd00:1:250::1".parse().ok() },
         log_group: Some(116),
+        targets: Some(Targets {
+            local: "amber".into(),
+            remote: [("birch".into(), [net("10.2.0.0/16"), net("fd00:2::/32")].into())].into(),
+        }),
     });
     state.sets = Sets {
         remote: [net("10.2.0.0/16"), net("10.2.7.0/24"), net("10.3.0.0/16"), net("fd00:2::/32"), net("fd00:3::/32")]
@@ -49,7 +53,6 @@ fn full() -> State {
             .collect(),
         echo: [address("10.1.1.2"), address("fd00:1:1::2")].into(),
         tunnels: ["tun0".parse().unwrap(), "fifteen-letters".parse().unwrap()].into(),
-        pods: ["veth1".parse().unwrap()].into(),
     };
     state.services = [
         (frontend("241.0.0.1", Protocol::Tcp, 80), service(&[("10.1.1.2", 8080), ("10.2.1.2", 8081)], Affinity::None)),

@@ -1,6 +1,6 @@
 //! Connections to clusterset addresses, through pods' real sockets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use kernel_core::{
     Affinity, Backend, Change, Frontend, HostClients, Protocol, Refusal, Ruleset, Service, Sets, Setting, State,
-    difference,
+    Targets, difference,
 };
 
 use super::sandbox::{Host, Pod, sandboxed};
@@ -134,7 +134,7 @@ sandboxed! {
         serve(&two, 8080, "two");
         let (mut kernel, _folder) = open();
         bring(&mut kernel, &wanted(&Ruleset::default(), &[(&one, 8080), (&two, 8080)], Affinity::ClientAddress));
-        let mut seen = std::collections::BTreeSet::new();
+        let mut seen = BTreeSet::new();
         for client in &clients {
             let first = ask_from(client, (vip(true), 80).into(), Protocol::Tcp);
             for _ in 0..5 {
@@ -313,4 +313,63 @@ fn masquerade_everything(kernel: &mut Kernel) {
         crate::table::expression::put(list, &[kernel_core::table::Expression::Masquerade]);
     });
     kernel.tamper(vec![message(0, flag::CREATE), chain, rule]);
+}
+
+sandboxed! {
+    fn every_connection_is_counted_once_for_the_cluster_it_is_given_to_whatever_becomes_of_slots_and_rules() {
+        let (client, near, far) = (Pod::new(1, 1), Pod::new(1, 2), Pod::new(2, 1));
+        serve(&near, 8080, "near");
+        serve(&far, 8080, "far");
+        let (mut kernel, _folder) = open();
+        let targets = |peers: &[&str]| {
+            let prefixes: BTreeSet<ipnet::IpNet> = ["10.2.0.0/16", "fd00:2::/32"].map(|net| net.parse().unwrap()).into();
+            let remote = peers.iter().map(|peer| ((*peer).to_owned(), prefixes.clone())).collect();
+            Ruleset { targets: Some(Targets { local: "amber".into(), remote }), ..Ruleset::default() }
+        };
+        let counts = |kernel: &mut Kernel| {
+            let of = |connections: &BTreeMap<String, u64>, cluster| connections.get(cluster).copied();
+            let connections = kernel.counted().unwrap().connections;
+            (of(&connections, "amber"), of(&connections, "birch"))
+        };
+        bring(&mut kernel, &wanted(&targets(&["birch"]), &[(&far, 8080)], Affinity::None));
+        // Straight to the endpoint is no choice of ours.
+        assert!(ask_from(&client, (far.address(true), 8080).into(), Protocol::Tcp).is_ok());
+        each(|ipv4, protocol| {
+            for _ in 0..3 {
+                assert_eq!(who(&ask_from(&client, (vip(ipv4), 80).into(), protocol)), "far");
+            }
+        });
+        assert_eq!(counts(&mut kernel), (Some(0), Some(12)));
+        bring(&mut kernel, &wanted(&targets(&["birch"]), &[(&near, 8080), (&near, 8080)], Affinity::None));
+        each(|ipv4, protocol| assert_eq!(who(&ask_from(&client, (vip(ipv4), 80).into(), protocol)), "near"));
+        assert_eq!(counts(&mut kernel), (Some(4), Some(12)));
+        // Other rules leave the counts; so does another owner, who finds them.
+        let open_to_all = Ruleset { reachability: kernel_core::PodReachability::Open, ..targets(&["birch", "cedar"]) };
+        bring(&mut kernel, &wanted(&open_to_all, &[], Affinity::None));
+        let (mut kernel, _folder) = open();
+        assert_eq!(ask_from(&client, (vip(true), 80).into(), Protocol::Tcp), Err(ErrorKind::ConnectionRefused));
+        assert_eq!(counts(&mut kernel), (Some(4), Some(12)), "what is refused is not counted");
+        // The host itself as client and as endpoint.
+        let mut host = Host::new();
+        host.route("241.0.0.0".parse().unwrap(), 8, client.address(true));
+        let _listening = TcpListener::bind("0.0.0.0:8080").unwrap();
+        let here = Backend { address: listener_address(&client), port: 8080 };
+        let mut state = wanted(&targets(&["birch"]), &[], Affinity::None);
+        let frontend = Frontend { address: vip(true), protocol: Protocol::Tcp, port: 80 };
+        state.services.insert(frontend, Service::new(vec![here], Affinity::None).unwrap());
+        bring(&mut kernel, &state);
+        let connect = || TcpStream::connect_timeout(&(vip(true), 80).into(), LIMIT).map(drop);
+        connect().unwrap();
+        client.run(connect).unwrap();
+        assert_eq!(counts(&mut kernel), (Some(6), Some(12)));
+        bring(&mut kernel, &wanted(&targets(&[]), &[(&near, 8080)], Affinity::None));
+        assert_eq!(counts(&mut kernel), (Some(6), None));
+    }
+}
+
+/// The address that the host has on a pod's device.
+fn listener_address(pod: &Pod) -> IpAddr {
+    let text = pod.address(true).to_string();
+    let (net, _) = text.rsplit_once('.').unwrap();
+    format!("{net}.1").parse().unwrap()
 }

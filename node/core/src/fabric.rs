@@ -19,6 +19,7 @@ use kernel_core::{
 };
 use routing::slots::stable_hash;
 
+use crate::connections;
 use crate::facts::{GatewayFacts, NodeFacts, PeerFacts, mac_of};
 
 /// Our VXLAN device.
@@ -105,6 +106,7 @@ pub fn fabric(facts: &Facts<'_>) -> State {
             ipv6: me.and_then(NodeFacts::infrastructure_v6),
         },
         log_group: Some(LOG_GROUP),
+        targets: connections::targets(local, facts.peers),
     };
     state.table = Some(ruleset.table());
     state

@@ -10,6 +10,7 @@
 //! | [`fabric`] | links, routes, next hops, rules, sets of prefixes: small, made anew as a whole when one of its facts changes |
 //! | [`catalog`] | services, endpoints and exports, indexed by whom a change touches |
 //! | [`frontends`] | one service → the slots of its clusterset addresses |
+//! | [`connections`] | whose endpoints are whose, for counting connections |
 //! | [`check`] | when an endpoint of a plain host counts as ready |
 //! | [`problem`] | what is wrong with objects, by name; the rest goes on |
 //! | [`planner`] | [`NodeCore`] |
@@ -27,7 +28,7 @@ extern crate alloc;
 
 pub mod catalog;
 pub mod check;
-
+pub mod connections;
 pub mod explain;
 pub mod fabric;
 pub mod facts;

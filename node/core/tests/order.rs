@@ -118,7 +118,7 @@ fn fold(state: &mut State, delta: &Delta, core: &NodeCore) {
         )* };
     }
     map!(links, neighbours, forwarding, nexthops, groups, routes, settings, services);
-    set!(remote, local, clusterset, here, control, nodes, hairpin, exported, echo, tunnels, pods);
+    set!(remote, local, clusterset, here, control, nodes, hairpin, exported, echo, tunnels);
     state.addresses.retain(|address| !before.addresses.contains(address));
     state.addresses.extend(after.addresses.clone());
     state.rules.retain(|rule| !before.rules.contains(rule));

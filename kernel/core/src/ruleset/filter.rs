@@ -13,10 +13,6 @@ impl Ruleset {
     pub(super) fn input_rules(&self) -> Vec<Vec<Expression>> {
         let mut rules = Vec::new();
         if let Some(port) = self.vxlan_port {
-            let mut arriving_by_pod = to_port(UDP, port);
-            arriving_by_pod.extend([input_device(Register(0)), is_in("pods")]);
-            arriving_by_pod.extend(self.refuse(Refusal::VxlanStranger));
-            rules.push(arriving_by_pod);
             for family in FAMILIES {
                 // A pod may forge a node's address, but the way back to that address is not the pod's device.
                 let mut member = of_family(family);
@@ -158,7 +154,7 @@ impl Ruleset {
     }
 
     pub(super) fn note(&self, refusal: Refusal) -> Vec<Expression> {
-        let mut expressions = vec![Expression::Count(refusal)];
+        let mut expressions = vec![Expression::Count(refusal.name().to_string())];
         if let Some(group) = self.log_group {
             expressions.push(Expression::Log { prefix: refusal.name().to_string(), group });
         }
