@@ -2,7 +2,7 @@
 //!
 //! [`Kernel`] reads what of ours is in the kernel ([`Kernel::observe`]) and applies the changes that
 //! [`kernel_core::difference`] makes of it ([`Kernel::apply`]). It blocks, for as long as the kernel takes, and belongs
-//! to one owner, which calls it from a thread of its own.
+//! to one owner, which calls it from a thread of its own. A [`Lookout`] looks from another thread.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), kernel::Error> {
@@ -28,6 +28,7 @@ mod connection;
 mod counter;
 mod device;
 mod error;
+mod lookout;
 mod message;
 mod neighbour;
 mod nexthop;
@@ -49,6 +50,7 @@ pub use kernel_core as core;
 pub use counter::{Counted, Counter};
 pub use device::Device;
 pub use error::Error;
+pub use lookout::{Lookout, Seen};
 pub use owner::{Failure, Kernel, Outcome};
 pub use refused::{RefusalLog, Refused};
 pub use watch::{DeviceEvent, DeviceWatch};

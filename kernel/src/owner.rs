@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use kernel_core::{Change, DeviceName, Refusal, State, difference};
+use kernel_core::{Change, DeviceName, Refusal, Setting, State, difference};
 
 use crate::device::Devices;
+use crate::lookout::{self, Seen};
 use crate::setting::Settings;
 use crate::socket::{NETFILTER, ROUTE, Socket};
 use crate::table::{observe, transaction};
@@ -51,27 +52,29 @@ impl Kernel {
         })
     }
 
-    /// Everything of ours that is in the kernel now. Costs the size of all of it: for start and resync.
+    /// Everything of ours that is in the kernel now. Costs the size of all of it: for the start. Later a
+    /// [`Lookout`](crate::Lookout) looks beside it.
     pub fn observe(&mut self) -> Result<State, Error> {
-        let devices = Devices::list(&mut self.route)?;
-        let nexthops = nexthop::list(&mut self.route, &devices)?;
-        let table = observe::observe(&mut self.netfilter)?;
-        self.slot_chains = table.slot_chains.into_iter().collect();
-        let links = devices.iter().filter(|device| device.is_ours());
-        Ok(State {
-            links: links.filter_map(|link| Some((link.name.clone(), link.observed_vxlan()?))).collect(),
-            addresses: address::list(&mut self.route, &devices)?.into_iter().collect(),
-            neighbours: neighbour::list(&mut self.route, &devices)?,
-            forwarding: neighbour::list_forwarding(&mut self.route, &devices)?,
-            nexthops: nexthops.single,
-            groups: nexthops.groups,
-            routes: route::list(&mut self.route, &devices)?,
-            rules: rule::list(&mut self.route)?,
-            settings: self.settings.list(),
-            table: table.table,
-            sets: table.sets,
-            services: table.services,
-        })
+        let settings = self.settings.list();
+        let seen = lookout::look(&mut self.route, &mut self.netfilter, settings)?;
+        self.trust(&seen);
+        Ok(seen.state)
+    }
+
+    /// Everything of ours but the table and what is in it: few things, whatever the number of services.
+    pub fn observe_routing(&mut self) -> Result<State, Error> {
+        Ok(State { settings: self.settings.list(), ..lookout::look_at_routing(&mut self.route)? })
+    }
+
+    /// The settings of others that we changed, with the value each has now.
+    pub fn settings(&self) -> BTreeMap<Setting, u8> {
+        self.settings.list()
+    }
+
+    /// Takes what a [`Lookout`](crate::Lookout) saw for what is there. Only where nothing was applied since it began to
+    /// look.
+    pub fn trust(&mut self, seen: &Seen) {
+        self.slot_chains.clone_from(&seen.slot_chains);
     }
 
     /// Applies changes in their order. One that is refused is reported, and the others go on. Neighbouring changes of

@@ -3,18 +3,20 @@
 //! ```text
 //!  store ──watches──┐                                  ┌─ prober ── UDP ── gateways
 //!                   ├──> owner (one thread): NodeCore ─┤
-//!  kernel ─devices──┘        │                         └─ shown ── surface
-//!                        kernel: apply
+//!  kernel ─devices──┘        │      │                  └─ shown ── surface
+//!                        kernel:  lookout:
+//!                         apply    look
 //! ```
 //!
-//! One thread owns the core and the kernel. It takes what it is told, applies what changed, and looks at everything
-//! there is at its start, after a refusal, and once in a while. What it made stays when it ends: packets flow on, and
-//! blackholes stand.
+//! One thread owns the core and the kernel. It takes what it is told and applies what changed. At its start it looks at
+//! everything there is; after a refusal and once in a while the lookout does, a thread beside it, so that a failover
+//! never waits for a look. What the owner made stays when it ends: packets flow on, and blackholes stand.
 
 mod checks;
 mod connections;
 mod devices;
 mod history;
+mod lookout;
 mod metrics;
 mod owner;
 mod refusals;
@@ -23,6 +25,7 @@ mod watches;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use api::surface::Surface;
@@ -45,11 +48,18 @@ pub struct Config {
     pub state: PathBuf,
     /// The UDP port of gateways that answers ([`api::names::ports::HEALTH`]).
     pub health_port: u16,
+    /// How often everything in the kernel is compared with what is wanted, though nothing is told.
+    pub look_every: Duration,
 }
 
 impl Config {
     pub fn new(node_name: impl Into<String>, state: impl Into<PathBuf>) -> Self {
-        Self { node_name: node_name.into(), state: state.into(), health_port: api::names::ports::HEALTH }
+        Self {
+            node_name: node_name.into(),
+            state: state.into(),
+            health_port: api::names::ports::HEALTH,
+            look_every: LOOK_EVERY,
+        }
     }
 }
 
@@ -57,6 +67,10 @@ impl Config {
 pub fn settings_record(state: &std::path::Path) -> PathBuf {
     state.join("settings")
 }
+
+/// What somebody else changed is mended within a minute; a look at ten thousand services takes a core's fifth of a
+/// second.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// Things told and not yet taken. A burst waits in the store's own queues behind it.
 const TOLD: usize = 4096;
@@ -81,6 +95,7 @@ pub async fn start(
 
     let owner = Owner::new(
         &config,
+        lookout::start(told.clone())?,
         owner::Outlets { targets, shown: shown.clone(), refusals: refusals.clone(), metrics: metrics.clone() },
     )?;
     devices::follow(told.clone(), stop.clone())?;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant as StdInstant};
 
 use anyhow::Context;
@@ -12,9 +13,9 @@ use api::kubernetes::Secret;
 use api::names;
 use api::report::ServiceReport;
 use arc_swap::ArcSwap;
-use kernel::core::{Change, DeviceName, difference};
+use kernel::core::{Change, DeviceName, State, difference};
 use kernel::{DeviceEvent, Kernel};
-use node_core::{Input, NodeCore, ObjectChange};
+use node_core::{Input, Look, Looks, NodeCore, ObjectChange};
 use prober::Targets;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -22,16 +23,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::devices::Devices;
 use crate::history::History;
+use crate::lookout::{Found, Request};
 use crate::metrics::Metrics;
 use crate::refusals::Ring;
 use crate::surface::Shown;
 use crate::{Config, watches};
 
-/// How often everything in the kernel is compared with what is wanted, though nothing is told.
-const RESYNC: Duration = Duration::from_secs(60);
-/// After a refusal of the kernel everything is looked at again: soon, then ever later while it refuses.
-const FIRST_RETRY: Duration = Duration::from_millis(100);
-const LAST_RETRY: Duration = Duration::from_secs(30);
 /// Things taken before the kernel is brought up to date: a burst is one change, and nobody waits for its end.
 const BURST: usize = 2048;
 /// How often the kernel's counters are read.
@@ -45,6 +42,8 @@ pub(crate) enum Told {
     /// A kind was listed as a whole.
     Listed(&'static str),
     Device(DeviceEvent),
+    /// The lookout is back.
+    Found(Box<Found>),
 }
 
 impl From<HealthReport> for Told {
@@ -77,11 +76,16 @@ pub(crate) struct Owner {
     awaited: BTreeSet<&'static str>,
     history: History,
     outlets: Outlets,
-    /// None until the first look at everything.
-    resync_at: Option<StdInstant>,
+    lookout: Sender<Request>,
+    looks: Looks,
+    /// Everything was looked at once: from then on the kernel is known.
+    knows_kernel: bool,
+    /// What the lookout brought, until the owner has done what it was told meanwhile.
+    found: Option<Box<Found>>,
+    /// The kernel took links, routes or next hops along with a device.
+    routing_lost: bool,
     /// Something is known to be amiss: what the next look finds is no drift.
     expects_differences: bool,
-    retry: Duration,
     counters_at: StdInstant,
     failing: BTreeSet<String>,
     /// Devices or this node's addresses changed since the underlay was measured.
@@ -90,7 +94,7 @@ pub(crate) struct Owner {
 
 impl Owner {
     /// Opens the kernel, in the network namespace of the calling thread.
-    pub(crate) fn new(config: &Config, outlets: Outlets) -> anyhow::Result<Self> {
+    pub(crate) fn new(config: &Config, lookout: Sender<Request>, outlets: Outlets) -> anyhow::Result<Self> {
         let kernel = Kernel::open(&crate::settings_record(&config.state))?;
         Ok(Self {
             core: NodeCore::new(&config.node_name, clock::now()),
@@ -102,9 +106,12 @@ impl Owner {
             awaited: watches::KINDS.into(),
             history: History::open(&config.state)?,
             outlets,
-            resync_at: None,
+            lookout,
+            looks: Looks::new(config.look_every, clock::now()),
+            knows_kernel: false,
+            found: None,
+            routing_lost: false,
             expects_differences: true,
-            retry: FIRST_RETRY,
             counters_at: StdInstant::now(),
             failing: BTreeSet::new(),
             underlay_unknown: true,
@@ -169,8 +176,10 @@ impl Owner {
 
     fn next_wake(&self) -> StdInstant {
         let now = (clock::now(), StdInstant::now());
-        let core = self.core.next_look().map(|at| now.1 + at.since(now.0));
-        [core, self.resync_at, Some(self.counters_at)].into_iter().flatten().min().unwrap_or(now.1 + RESYNC)
+        // Nothing is looked at before all is known that it is to be compared with.
+        let look = self.looks.next().filter(|_| self.awaited.is_empty());
+        let thought = [self.core.next_look(), look].into_iter().flatten().map(|at| now.1 + at.since(now.0));
+        thought.chain([self.counters_at]).min().unwrap_or(self.counters_at)
     }
 
     fn take(&mut self, thing: Told) {
@@ -193,8 +202,9 @@ impl Owner {
             }
             Told::Device(DeviceEvent::Missed) => {
                 self.list_devices();
-                self.look_soon(Duration::ZERO);
+                self.routing_lost = true;
             }
+            Told::Found(found) => self.found = Some(found),
         }
     }
 
@@ -211,7 +221,7 @@ impl Owner {
         self.core.take(Input::Devices(self.devices.up()), clock::now());
         // The kernel took next hops and routes away with the device, and nothing of what is wanted says so.
         if lost.is_some_and(|name| self.core.leans_on(&name)) {
-            self.look_soon(Duration::ZERO);
+            self.routing_lost = true;
         }
     }
 
@@ -233,38 +243,75 @@ impl Owner {
     fn settle(&mut self) {
         // What an earlier run left in the kernel stays until all is known that it is to be compared with.
         if self.awaited.is_empty() {
-            let due = self.resync_at.is_none_or(|at| at <= StdInstant::now());
+            let due = self.looks.is_due(clock::now());
             if due || std::mem::take(&mut self.underlay_unknown) {
                 self.measure_underlay();
             }
             let delta = self.core.delta(clock::now());
-            if due || delta.whole {
-                self.expects_differences |= delta.whole || !delta.is_empty();
-                self.look_at_everything();
-            } else if !delta.is_empty() {
-                let changes = difference(&delta.after, &delta.before);
-                self.apply(&changes);
+            if !delta.is_empty() {
+                self.looks.changed();
+            }
+            if delta.whole || (!self.knows_kernel && due) {
+                self.expects_differences = true;
+                self.look_here();
+            } else if self.knows_kernel {
+                self.apply(&difference(&delta.after, &delta.before));
+                if std::mem::take(&mut self.routing_lost) {
+                    self.mend_routing();
+                }
+                if let Some(found) = self.found.take() {
+                    self.take_found(*found);
+                }
+                if self.looks.is_due(clock::now()) {
+                    self.look();
+                }
             }
         }
         self.tell();
     }
 
-    /// Asks for a look at everything within `pause`.
-    fn look_soon(&mut self, pause: Duration) {
-        let at = StdInstant::now() + pause;
-        self.resync_at = self.resync_at.map(|known| known.min(at));
-        self.expects_differences = true;
-    }
-
-    fn look_at_everything(&mut self) {
-        let observed = match self.kernel.observe() {
-            Ok(observed) => observed,
-            Err(error) => {
-                self.failed(&error);
+    /// Looks at everything, beside the owner's work if it may be.
+    fn look(&mut self) {
+        if let Look::Beside(number) = self.looks.begin() {
+            let request = Request { number, wanted: self.core.wanted(), settings: self.kernel.settings() };
+            if self.lookout.send(request).is_ok() {
                 return;
             }
-        };
-        let changes = difference(&self.core.wanted(), &observed);
+        }
+        self.look_here();
+    }
+
+    /// Looks at everything while everything else waits.
+    fn look_here(&mut self) {
+        match self.kernel.observe() {
+            Ok(observed) => {
+                self.knows_kernel = true;
+                self.routing_lost = false;
+                self.mend(&difference(&self.core.wanted(), &observed));
+            }
+            Err(error) => {
+                self.knows_kernel = false;
+                self.failed(&error);
+            }
+        }
+    }
+
+    /// What the lookout found holds where nothing was changed since it was sent.
+    fn take_found(&mut self, found: Found) {
+        if !self.looks.holds(found.number, clock::now()) {
+            return;
+        }
+        match found.result {
+            Ok((seen, changes)) => {
+                self.kernel.trust(&seen);
+                self.mend(&changes);
+            }
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    /// Makes what differs from what is wanted as it should be.
+    fn mend(&mut self, changes: &[Change]) {
         // At the start everything is new, and a device that went has taken things along: that is no drift.
         if !std::mem::take(&mut self.expects_differences) {
             self.outlets.metrics.kernel_differences.set(saturating(changes.len()));
@@ -272,18 +319,33 @@ impl Owner {
                 self.history.note("kernel", "mended", &format!("Drift: {} differences", changes.len()));
             }
         }
-        self.resync_at = Some(StdInstant::now() + RESYNC);
-        if self.apply(&changes) {
-            self.retry = FIRST_RETRY;
+        if changes.is_empty() {
+            self.failing.clear();
+        }
+        if self.apply(changes) {
+            self.looks.done(clock::now());
+        }
+    }
+
+    /// Puts back what went with a device. The table, which holds what is many, leans on no device.
+    fn mend_routing(&mut self) {
+        match self.kernel.observe_routing() {
+            Ok(observed) => {
+                let nothing = State::default();
+                let wanted =
+                    State { table: None, sets: nothing.sets, services: nothing.services, ..self.core.wanted() };
+                self.apply(&difference(&wanted, &observed));
+            }
+            Err(error) => self.failed(&error),
         }
     }
 
     /// True when the kernel took all of it.
     fn apply(&mut self, changes: &[Change]) -> bool {
         if changes.is_empty() {
-            self.failing.clear();
             return true;
         }
+        self.looks.changed();
         let begun = StdInstant::now();
         let outcome = self.kernel.apply(changes);
         self.outlets.metrics.applied_in(begun.elapsed());
@@ -296,16 +358,15 @@ impl Owner {
         if self.failing.is_empty() {
             return true;
         }
-        self.look_soon(self.retry);
-        self.retry = (self.retry * 2).min(LAST_RETRY);
+        self.expects_differences = true;
+        self.looks.failed(clock::now());
         false
     }
 
     fn failed(&mut self, error: &kernel::Error) {
         tracing::warn!(%error, "the kernel cannot be looked at");
         self.outlets.metrics.kernel_failures.inc();
-        self.resync_at = Some(StdInstant::now() + self.retry);
-        self.retry = (self.retry * 2).min(LAST_RETRY);
+        self.looks.failed(clock::now());
     }
 
     /// The largest packet of the device that holds this node's own address.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use api::health::Reachability;
 use api::health::message::{MasterKey, UnverifiedRequest};
-use api::kubernetes::{ObjectMeta, Secret};
+use api::kubernetes::{EndpointSlice, ObjectMeta, Secret};
 use api::names;
 use api::surface::Surface;
 use kernel::Kernel;
@@ -23,6 +23,9 @@ use tokio_util::sync::CancellationToken;
 
 /// Every step happens within milliseconds; a noisy machine may take its time.
 const LIMIT: Duration = Duration::from_secs(20);
+
+/// So often that a test need not wait.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Where the gateway answers probes: an address of this very host, unlike its node's.
 const HEALTH: [u8; 4] = [172, 31, 1, 200];
@@ -83,8 +86,15 @@ impl Cluster {
     }
 
     async fn agent(&self, name: &str) -> Agent {
+        self.agent_of(self.config(name)).await
+    }
+
+    fn config(&self, name: &str) -> node::Config {
+        node::Config::new(name, self.folder.path().join(name))
+    }
+
+    async fn agent_of(&self, config: node::Config) -> Agent {
         let stop = CancellationToken::new();
-        let config = node::Config::new(name, self.folder.path().join(name));
         let (surface, running) = node::start(config, self.store.clone(), stop.clone()).await.unwrap();
         Agent { surface, running, stop }
     }
@@ -253,6 +263,36 @@ fn a_gateway_host_follows_its_tunnel_and_keeps_the_blackhole_without_it() {
         drop(tunnel);
         let _tunnel = sandbox::tunnel(world::TUNNEL);
         cluster.until("routes into the last tunnel", |state| into_tunnel(state) && inward(state)).await;
+        agent.end().await;
+    });
+}
+
+#[test]
+fn what_somebody_else_changes_is_mended_and_noted_while_the_agent_goes_on_with_its_work() {
+    inside("what_somebody_else_changes_is_mended_and_noted_while_the_agent_goes_on_with_its_work", async || {
+        let mut cluster = Cluster::of(2).await;
+        let agent = cluster.agent_of(node::Config { look_every: LOOK_EVERY, ..cluster.config("worker") }).await;
+        cluster.until("routes and slots", |state| carrying(state) && slots(state) == 2).await;
+        let noted = |agent: &Agent| {
+            let events = agent.surface.answer("events?since=600").unwrap();
+            events.as_array().unwrap().iter().filter(|event| event["subject"] == "kernel").count()
+        };
+        let key = RouteKey::carrying("10.2.0.0/16".parse().unwrap());
+        for round in 0..5 {
+            assert!(cluster.kernel.apply(&[Change::RemoveRoute(key)]).failures.is_empty());
+            // What the agent is told meanwhile makes some of the looks past.
+            let ready = round % 2 == 0;
+            let endpoints = [("10.2.1.5", true, None), ("10.2.1.6", ready, None)];
+            let slice = world::imported("web", "birch", &endpoints);
+            let name = slice.metadata.name.clone().unwrap();
+            let there = cluster.store.get::<EndpointSlice>(Some("shop"), &name).await.unwrap();
+            let mut there = there.unwrap();
+            there.endpoints = slice.endpoints;
+            cluster.store.update(&there).await.unwrap();
+            let wanted = if ready { 2 } else { 1 };
+            cluster.until("all mended", |state| carrying(state) && slots(state) == wanted).await;
+        }
+        assert!(noted(&agent) > 0, "{:?}", agent.surface.answer("events?since=600"));
         agent.end().await;
     });
 }

@@ -174,3 +174,23 @@ sandboxed! {
         assert_eq!(difference(&wanted, &kernel.observe().unwrap()), Vec::new());
     }
 }
+
+sandboxed! {
+    fn a_lookout_sees_from_another_thread_what_the_owner_made_and_what_strangers_took() {
+        let (mut kernel, _folder) = open();
+        let mut lookout = crate::Lookout::open().unwrap();
+        bring(&mut kernel, &full());
+        let settings = kernel.settings();
+        let (seen, mut lookout) = std::thread::spawn(move || (lookout.look(settings), lookout)).join().unwrap();
+        let seen = seen.unwrap();
+        assert_eq!(seen.state, kernel.observe().unwrap());
+        // Without the table its slot chains are gone, and the owner has to know.
+        let (mut stranger, _other) = open();
+        apply(&mut stranger, &[Change::RemoveTable]);
+        let seen = lookout.look(kernel.settings()).unwrap();
+        assert_eq!(seen.state.table, None);
+        kernel.trust(&seen);
+        apply(&mut kernel, &difference(&full(), &seen.state));
+        assert_eq!(kernel.observe().unwrap().services, full().services);
+    }
+}

@@ -12,6 +12,7 @@
 //! | [`frontends`] | one service → the slots of its clusterset addresses |
 //! | [`connections`] | whose endpoints are whose, for counting connections |
 //! | [`check`] | when an endpoint of a plain host counts as ready |
+//! | [`looks`] | when everything in the kernel is looked at, and whether what was seen still holds |
 //! | [`problem`] | what is wrong with objects, by name; the rest goes on |
 //! | [`planner`] | [`NodeCore`] |
 //!
@@ -34,9 +35,11 @@ pub mod fabric;
 pub mod facts;
 pub mod frontends;
 pub mod input;
+pub mod looks;
 pub mod planner;
 pub mod problem;
 
 pub use input::{Input, ObjectChange};
+pub use looks::{Look, Looks};
 pub use planner::{Delta, NodeCore};
 pub use problem::Problem;
