@@ -12,6 +12,7 @@ use api::time::Instant;
 use controller_core::conversation::ImportHeard;
 use controller_core::ledger::{Batch, Resumption};
 use controller_core::plan::Subject;
+use controller_core::recall::Remembered;
 use controller_core::remote::Token;
 use controller_core::validity::Bounds;
 use controller_core::{Engine, membership::SlotKeys};
@@ -59,12 +60,17 @@ pub(crate) enum Message {
         reply: oneshot::Sender<Option<ImportStart>>,
         peer: ClusterId,
     },
-    /// What was heard, and in how many bytes; answered with whether the conversation is to go on.
+    /// What was heard, and in how many bytes; answered with how the conversation goes on.
     Heard {
         peer: ClusterId,
         heard: ImportHeard,
         bytes: u64,
-        reply: oneshot::Sender<bool>,
+        reply: oneshot::Sender<Next>,
+    },
+    /// A peer remembers exports of ours from before this installation.
+    Remembered {
+        from: ClusterId,
+        exports: Vec<Remembered>,
     },
     ImportEnded {
         peer: ClusterId,
@@ -85,6 +91,15 @@ pub(crate) struct ExportStart {
 pub(crate) struct ImportStart {
     pub(crate) token: Option<Token>,
     pub(crate) record: SignedRecord,
+}
+
+/// How a conversation goes on.
+pub(crate) enum Next {
+    GoOn,
+    /// What is held now is all the peer says; these exports of it are known here to be older than that.
+    Remember(Vec<Remembered>),
+    /// What is held is not what the peer says it holds.
+    BeginAnew,
 }
 
 /// What every peer is told.
@@ -176,6 +191,10 @@ struct Refused {
 
 impl Refusals {
     pub(crate) fn count(&self, reason: &str, peer: &str, source: &str) {
+        self.count_many(reason, peer, source, 1);
+    }
+
+    pub(crate) fn count_many(&self, reason: &str, peer: &str, source: &str, count: u64) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let mut key = (reason.to_owned(), peer.to_owned());
         if counts.len() >= MAX_REFUSALS && !counts.contains_key(&key) {
@@ -183,7 +202,7 @@ impl Refusals {
         }
         let refused =
             counts.entry(key).or_insert_with(|| Refused { count: 0, last: clock::now(), source: String::new() });
-        refused.count += 1;
+        refused.count += count;
         refused.last = clock::now();
         refused.source = source.chars().take(100).collect();
         tracing::debug!(reason, peer, source, count = refused.count, "refused");

@@ -72,6 +72,7 @@ async fn converse(mut messages: Messages, sender: &Sender, peer: &ClusterId, sha
     let mut side = ExportSide::new(shared.epoch.clone(), clock::now());
     let mut told: Option<broadcast::Receiver<Told>> = None;
     let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         if let Some(token) = side.wants_resumption() {
             let (token, peer) = (token.cloned(), peer.clone());
@@ -107,6 +108,9 @@ async fn converse(mut messages: Messages, sender: &Sender, peer: &ClusterId, sha
                     Ok(ExportHeard::Asked { record }) => {
                         tracing::info!(%peer, "a peer asks what this cluster exports");
                         let _ = shared.inbox.send(Message::Record { from: peer.clone(), signed: record });
+                    }
+                    Ok(ExportHeard::Remembered(exports)) => {
+                        let _ = shared.inbox.send(Message::Remembered { from: peer.clone(), exports });
                     }
                     Ok(ExportHeard::Alive { .. }) => {}
                     Err(ended) => {

@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use api::ClusterId;
-use controller_core::conversation::{Ended, HEARTBEAT, ImportHeard, ImportSide};
+use controller_core::conversation::{Ended, ImportHeard, ImportSide};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::body::{Messages, Outgoing, SYNC_PATH, outgoing};
-use crate::connections::{Message, Shared, Turn};
+use crate::connections::{Message, Next, Shared, Turn};
 use crate::listener::SYNC_PROTOCOL;
 
 /// How often a conversation looks at its clock.
@@ -24,8 +24,6 @@ const TICK: Duration = Duration::from_millis(500);
 const RESPONSE_LIMIT: Duration = Duration::from_secs(5);
 /// A connection whose other end is gone is noticed by this, also while it waits for its turn.
 const KEEP_ALIVE: Duration = Duration::from_secs(3);
-/// A conversation that missed a heartbeat leaves its place to a connection that waits.
-const YIELD_AFTER: Duration = Duration::from_millis(HEARTBEAT.as_millis() as u64 * 3 / 2);
 
 /// A gateway offers a way to a peer's controller.
 pub(crate) async fn offered<S>(stream: S, peer: ClusterId, shared: Arc<Shared>)
@@ -110,7 +108,8 @@ async fn converse(
     turn: &Turn,
 ) -> Result<()> {
     let mut tick = tokio::time::interval(TICK);
-    let mut heard = clock::now();
+    // Ticks that were missed are no looks at the clock.
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         while let Some(message) = side.next_message(clock::now())? {
             sender.send(&message).await.map_err(anyhow::Error::msg)?;
@@ -121,7 +120,6 @@ async fn converse(
         }
         tokio::select! {
             message = messages.next() => {
-                heard = clock::now();
                 match message {
                     Some(Ok(message)) => {
                         let bytes = std::mem::take(&mut messages.bytes);
@@ -138,7 +136,7 @@ async fn converse(
                 if !shared.is_peer(peer) {
                     bail!("{peer} is not a peer any more");
                 }
-                if clock::now().since(heard) > YIELD_AFTER && turn.somebody_waits() {
+                if side.is_overdue(clock::now()) && turn.somebody_waits() {
                     bail!("nothing was heard, and another connection waits");
                 }
             }
@@ -176,10 +174,14 @@ async fn take(
         heard => {
             // Waiting for the owner slows down a peer that says more than can be taken.
             let peer_id = peer.clone();
-            let go_on = shared.ask(|reply| Message::Heard { peer: peer_id, heard, bytes, reply }).await;
-            if go_on != Some(true) {
-                shared.refusals.count("Astray", peer.as_str(), "");
-                bail!("what was heard is not what the peer says it holds: everything is asked for again");
+            match shared.ask(|reply| Message::Heard { peer: peer_id, heard, bytes, reply }).await {
+                Some(Next::GoOn) => {}
+                Some(Next::Remember(exports)) => side.remember(&exports),
+                Some(Next::BeginAnew) => {
+                    shared.refusals.count("Astray", peer.as_str(), "");
+                    bail!("what was heard is not what the peer says it holds: everything is asked for again");
+                }
+                None => bail!("the controller stops"),
             }
         }
     }

@@ -7,6 +7,7 @@
 //! | `writer`, `lease` | the owner → the store, only while this replica may write |
 //! | `listener` | what comes in: agents, peers, ways to peers |
 //! | `export`, `import`, `body` | the two ends of sync over HTTP/2 |
+//! | `delays` | how long a change of another cluster took to be in force here |
 //! | `keys` | the keys that are handed out |
 //! | `state_files` | what is kept on disk |
 //! | `surface`, `metrics` | what the operator sees |
@@ -15,6 +16,7 @@
 
 mod body;
 mod connections;
+mod delays;
 mod export;
 mod import;
 mod keys;

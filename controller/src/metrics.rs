@@ -45,6 +45,7 @@ pub(crate) struct Gauges {
 pub(crate) struct Metrics {
     counts: Mutex<BTreeMap<Counted, u64>>,
     work: WorkTimes,
+    delays: SyncDelays,
 }
 
 #[derive(Clone)]
@@ -54,6 +55,20 @@ impl Default for WorkTimes {
     fn default() -> Self {
         Self(Family::new_with_constructor(work_histogram))
     }
+}
+
+#[derive(Clone)]
+struct SyncDelays(Family<Labels, Histogram, fn() -> Histogram>);
+
+impl Default for SyncDelays {
+    fn default() -> Self {
+        Self(Family::new_with_constructor(delay_histogram))
+    }
+}
+
+/// A change takes a few milliseconds on one machine, and as long as a way is broken where one was: 2 ms to 65 s.
+fn delay_histogram() -> Histogram {
+    Histogram::new(prometheus_client::metrics::histogram::exponential_buckets(0.002, 2.0, 16))
 }
 
 /// A write takes a disk's or an API server's time: 1 ms to 4 s.
@@ -69,6 +84,10 @@ impl Metrics {
 
     pub(crate) fn worked(&self, kind: &'static str, seconds: f64) {
         self.work.0.get_or_create(&vec![("kind", kind.to_owned())]).observe(seconds);
+    }
+
+    pub(crate) fn delayed(&self, peer: &str, seconds: f64) {
+        self.delays.0.get_or_create(&vec![("peer", peer.to_owned())]).observe(seconds);
     }
 
     pub(crate) fn text(
@@ -171,6 +190,12 @@ impl Metrics {
         registry.register("sync_resyncs", "Snapshots taken from a peer", resyncs);
         registry.register("controller_store_errors", "Writes the store answered with an error", errors);
 
+        registry.register_with_unit(
+            "sync_delay",
+            "Time from a change in a peer to what was written of it here, without the time on the way",
+            Unit::Seconds,
+            self.delays.0.clone(),
+        );
         registry.register_with_unit(
             "controller_work",
             "Time to carry out the writes of one subject",

@@ -11,14 +11,16 @@ use api::member_record::SignedRecord;
 use controller_core::Engine;
 use controller_core::conversation::ImportHeard;
 use controller_core::engine::NodeAgent;
-use controller_core::plan::Outcome;
+use controller_core::plan::{Outcome, Subject};
+use controller_core::recall::{Recall, Remembered};
 use store::Store;
 use store::feed::{AgentSeen, Role};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant as Deadline;
 
-use crate::connections::{ExportStart, ImportStart, Message, Roster, Shared, Told};
+use crate::connections::{ExportStart, ImportStart, Message, Next, Roster, Shared, Told};
+use crate::delays::Delays;
 use crate::keys;
 use crate::lease::Leadership;
 use crate::state_files::{Membership, StateFiles};
@@ -56,6 +58,9 @@ pub(crate) struct Owner {
     keys_for: Option<(u16, u16, bool)>,
     keys_retry: Option<Deadline>,
     led: bool,
+    delays: Delays,
+    /// The revision of [`Recall`] that is on disk, and when a newer one may be written.
+    recall_kept: (u64, Deadline),
 }
 
 impl Owner {
@@ -88,12 +93,15 @@ impl Owner {
             keys_for: None,
             keys_retry: None,
             led: false,
+            delays: Delays::default(),
+            recall_kept: (0, Deadline::now()),
         }
     }
 
     /// Runs until the controller stops; then keeps what is not kept yet.
     pub(crate) async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Message>) -> Result<()> {
         let (now, wall) = (clock::now(), clock::wall());
+        self.engine.set_recall(Recall::new(self.membership.made, self.files.recall()));
         for (cluster, memory) in self.files.memories() {
             self.engine.remember(&cluster, memory, now, wall);
         }
@@ -119,6 +127,8 @@ impl Owner {
         while let Some(saved) = self.saving.join_next().await {
             self.saved(saved);
         }
+        self.recall_kept.1 = Deadline::now();
+        self.save_recall();
         for cluster in std::mem::take(&mut self.unsaved).into_keys() {
             if let Some(memory) = self.engine.remote().memory(&cluster) {
                 self.files.keep_memory(&cluster, &memory)?;
@@ -150,7 +160,14 @@ impl Owner {
                     failed |= matches!(outcome, Outcome::Refused { .. });
                     outcomes.push(outcome);
                 }
+                let in_force =
+                    outcomes.iter().all(|outcome| matches!(outcome, Outcome::Written(_) | Outcome::Deleted(_)));
                 self.engine.finished(&subject, outcomes, now, wall);
+                if let Subject::Service(service) = &subject
+                    && let Some((peer, delay)) = self.delays.written(service, in_force, now)
+                {
+                    self.surface.delayed(&peer, delay);
+                }
                 if failed && let Some(reason) = self.engine.store_refusals().get(&subject) {
                     tracing::warn!(?subject, reason, "the store refuses what should be written");
                 }
@@ -173,9 +190,10 @@ impl Owner {
             }
             Message::Heard { peer, heard, bytes, reply } => {
                 self.surface.heard(&peer, bytes);
-                let go_on = self.heard(&peer, heard);
-                let _ = reply.send(go_on);
+                let next = self.heard(&peer, heard);
+                let _ = reply.send(next);
             }
+            Message::Remembered { from, exports } => self.remembered(&from, &exports),
             Message::ImportEnded { peer, reason } => {
                 if self.engine.talk(&peer).is_some_and(|talk| talk.synced) {
                     self.surface.event(format!("sync {peer}"), "Synced", "Stale", &reason);
@@ -185,8 +203,8 @@ impl Owner {
         }
     }
 
-    /// Takes in what a peer said; false when the conversation must begin anew.
-    fn heard(&mut self, peer: &ClusterId, heard: ImportHeard) -> bool {
+    /// Takes in what a peer said, and how the conversation goes on.
+    fn heard(&mut self, peer: &ClusterId, heard: ImportHeard) -> Next {
         let (now, wall) = (clock::now(), clock::wall());
         let synced = match heard {
             ImportHeard::Answered { record, resumed } => {
@@ -200,8 +218,11 @@ impl Owner {
                 self.unsaved.insert(peer.clone(), Deadline::now());
                 true
             }
-            ImportHeard::Changes { changes, token } => {
+            ImportHeard::Changes { changes, token, age } => {
                 self.surface.counted(peer, changes.len());
+                if self.led {
+                    changes.iter().for_each(|change| self.delays.heard(peer, &change.key.service, age, now));
+                }
                 self.engine.hear_changes(peer, &changes, token, now, wall);
                 self.unsaved.entry(peer.clone()).or_insert_with(|| Deadline::now() + KEEP_WITHIN);
                 false
@@ -219,7 +240,28 @@ impl Owner {
             }
             self.engine.set_synced(peer, None, now, wall);
         }
-        !self.engine.remote().is_astray(peer)
+        if self.engine.remote().is_astray(peer) {
+            return Next::BeginAnew;
+        }
+        let remembered = if synced { self.engine.remote().remembered(peer) } else { Vec::new() };
+        if remembered.is_empty() { Next::GoOn } else { Next::Remember(remembered) }
+    }
+
+    /// A peer remembers exports of ours from before this installation.
+    fn remembered(&mut self, from: &ClusterId, exports: &[Remembered]) {
+        // Between the message and this moment the operator may have blocked it.
+        if self.engine.identities_of(from).is_none() {
+            return;
+        }
+        let heard = self.engine.hear_remembered(from, exports, clock::wall());
+        for (refusal, count) in heard.refused {
+            self.shared.refusals.count_many(refusal.as_str(), from.as_str(), "remembered exports", count as u64);
+        }
+        if !heard.touched.is_empty() {
+            let what = format!("{from} remembers {} of them from before this installation", heard.touched.len());
+            tracing::info!("exports are older than this cluster knew: {what}");
+            self.surface.event("exports".into(), "", "older", &what);
+        }
     }
 
     fn agent_seen(&mut self, seen: AgentSeen) {
@@ -272,8 +314,8 @@ impl Owner {
 
     /// What follows from what was taken in.
     fn settle(&mut self) {
-        let wall = clock::wall();
-        for batch in self.engine.advertise(wall) {
+        let (now, wall) = (clock::now(), clock::wall());
+        for batch in self.engine.advertise(now, wall) {
             // Nobody may be listening.
             let _ = self.told.send(Told::Batch(batch));
         }
@@ -286,6 +328,9 @@ impl Owner {
                 self.led = true;
             }
             for (subject, writes) in self.engine.plan(wall) {
+                if let Subject::Service(service) = &subject {
+                    self.delays.writing(service);
+                }
                 let (writer, inbox) = (self.writer.clone(), self.shared.inbox.clone());
                 self.shared.tasks.spawn(async move {
                     let started = clock::now();
@@ -295,7 +340,10 @@ impl Owner {
                 });
             }
         }
+        let engine = &self.engine;
+        self.delays.keep(|service| engine.is_due(&Subject::Service(service.clone())));
         self.save();
+        self.save_recall();
     }
 
     /// Makes the slots' keys where this replica writes, and reads them where it does not.
@@ -376,6 +424,23 @@ impl Owner {
                 let kept = files.keep_memory(&cluster, &memory);
                 (cluster, kept)
             });
+        }
+    }
+
+    /// Keeps what peers remember of us. That changes after a loss only, and then in a burst.
+    fn save_recall(&mut self) {
+        let (kept, not_before) = self.recall_kept;
+        let recall = self.engine.local().recall();
+        if recall.revision() == kept || Deadline::now() < not_before {
+            return;
+        }
+        let revision = recall.revision();
+        match self.files.keep_recall(&recall.kept()) {
+            Ok(()) => self.recall_kept = (revision, Deadline::now() + KEEP_WITHIN),
+            Err(error) => {
+                tracing::warn!(%error, "what peers remember of this cluster's exports cannot be kept on disk");
+                self.recall_kept.1 = Deadline::now() + KEYS_RETRY;
+            }
         }
     }
 

@@ -5,6 +5,7 @@
 //! | `identity.key` | the cluster's identity (crate `identity`) |
 //! | `agents.key` | what enrols agents (`store::feed`) |
 //! | `membership.json` | this installation's epoch, and the member record signed last |
+//! | `recall.json` | how old peers remember this cluster's exports to be |
 //! | `journal/` | transitions (`store::journal`) |
 //! | `peers/<cluster>.json` | what a peer advertised last, with the token to resume by |
 //!
@@ -18,6 +19,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use api::ClusterId;
 use api::member_record::SignedRecord;
+use api::time::WallTime;
+use controller_core::recall::KeptRecall;
 use controller_core::remote::Memory;
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +38,9 @@ pub(crate) struct Membership {
     pub(crate) version: u16,
     /// Random, once (decision 15).
     pub(crate) epoch: String,
+    /// When the epoch was made. Files of a version that did not keep it have none.
+    #[serde(default)]
+    pub(crate) made: Option<WallTime>,
     #[serde(default)]
     pub(crate) record: Option<SignedRecord>,
 }
@@ -79,13 +85,28 @@ impl StateFiles {
         let mut random = [0; EPOCH_BYTES];
         getrandom::fill(&mut random).map_err(|error| anyhow::anyhow!("the kernel gives no random numbers: {error}"))?;
         let epoch = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        let membership = Membership { version: 1, epoch, record: None };
+        let membership = Membership { version: 1, epoch, made: Some(clock::wall()), record: None };
         self.keep_membership(&membership)?;
         Ok(membership)
     }
 
     pub(crate) fn keep_membership(&self, membership: &Membership) -> Result<()> {
         write(&self.folder.join("membership.json"), &serde_json::to_vec_pretty(membership)?)
+    }
+
+    /// What peers remember of our exports. A broken file is named and left out: what a peer still remembers it says
+    /// again.
+    pub(crate) fn recall(&self) -> KeptRecall {
+        let kept = read(&self.folder.join("recall.json"))
+            .and_then(|bytes| bytes.map_or(Ok(KeptRecall::default()), |bytes| Ok(serde_json::from_slice(&bytes)?)));
+        kept.unwrap_or_else(|error| {
+            tracing::warn!(%error, "what peers remember of this cluster's exports cannot be read");
+            KeptRecall::default()
+        })
+    }
+
+    pub(crate) fn keep_recall(&self, recall: &KeptRecall) -> Result<()> {
+        write(&self.folder.join("recall.json"), &serde_json::to_vec(recall)?)
     }
 
     /// What every peer said last. A broken file is named and left out: that peer sends everything again.

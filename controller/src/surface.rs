@@ -79,6 +79,10 @@ impl ControllerSurface {
     pub(crate) fn resynced(&self, peer: &ClusterId) {
         self.metrics.count(Counted::Resyncs { peer: peer.to_string() }, 1);
     }
+    /// How long a change of a peer took to be in force here.
+    pub(crate) fn delayed(&self, peer: &ClusterId, delay: Duration) {
+        self.metrics.delayed(peer.as_str(), delay.as_secs_f64());
+    }
     pub(crate) fn heard(&self, peer: &ClusterId, bytes: u64) {
         self.metrics.count(Counted::SyncBytes { peer: peer.to_string() }, bytes);
         self.picture().heard.insert(peer.to_string(), clock::now());

@@ -175,3 +175,55 @@ async fn when_one_way_to_a_peer_breaks_another_one_is_used_at_once() {
     amber.until_imported(&[("birch", "10.2.0.7", true)]).await;
     drop(second);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rebuilt_cluster_learns_from_its_peers_how_old_its_exports_are_and_goes_on_winning() {
+    let (amber, mut birch, _splices) = pair().await;
+    birch.export(&["10.2.0.1"]);
+    amber.until_imported(&[("birch", "10.2.0.1", true)]).await;
+    let exported = |export: Option<ServiceExport>| Some(export?.metadata.creation_timestamp?.0.as_second());
+    let first = birch.until::<ServiceExport, _>(Some("shop"), "web", exported).await;
+    // The times of objects have whole seconds, and amber's is to be a later one.
+    let later = || async { (jiff::Timestamp::now().as_second() > first).then_some(()) };
+    eventually("another second", later, || serde_json::Value::Null).await;
+    amber.export(&["10.1.0.1"]);
+    let oldest_is_birch = |import: Option<ServiceImport>| {
+        let clusters: Vec<String> = import?.status?.clusters.into_iter().map(|exporter| exporter.cluster).collect();
+        (clusters == ["birch", "amber"]).then_some(())
+    };
+    birch.until(Some("shop"), "web", oldest_is_birch).await;
+
+    birch.stop().await;
+    std::fs::remove_dir_all(birch.path("objects")).unwrap();
+    let kept = std::fs::read(birch.path("state/identity.key")).unwrap();
+    std::fs::remove_dir_all(birch.path("state")).unwrap();
+    std::fs::create_dir(birch.path("state")).unwrap();
+    std::fs::write(birch.path("state/identity.key"), kept).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(birch.path("state/identity.key"), mode).unwrap();
+    birch.resume().await;
+    assert!(birch.until::<ServiceExport, _>(Some("shop"), "web", exported).await > first, "made anew");
+    birch.until(Some("shop"), "web", oldest_is_birch).await;
+    amber.until(Some("shop"), "web", oldest_is_birch).await;
+
+    // It knows by itself from then on.
+    birch.stop().await;
+    drop(_splices);
+    birch.resume().await;
+    birch.until(Some("shop"), "web", oldest_is_birch).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_time_from_a_change_in_a_peer_to_its_effect_here_is_measured() {
+    let (amber, birch, _splices) = pair().await;
+    birch.export(&["10.2.0.1"]);
+    amber.until_imported(&[("birch", "10.2.0.1", true)]).await;
+    birch.endpoints(&["10.2.0.2"]);
+    amber.until_imported(&[("birch", "10.2.0.2", true)]).await;
+    let measured = || async {
+        let metrics = amber.surface().metrics();
+        let count = metrics.lines().find(|line| line.starts_with("tombolo_sync_delay_seconds_count{"))?;
+        (count.contains("peer=\"birch\"") && !count.ends_with(" 0")).then_some(())
+    };
+    eventually("a measured delay", measured, || amber.surface().metrics().into()).await;
+}

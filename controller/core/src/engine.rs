@@ -29,6 +29,7 @@ use crate::ledger::{Batch, Ledger};
 use crate::local::LocalIndex;
 use crate::membership::{self, SlotKeys};
 use crate::plan::{Outcome, Subject, Write};
+use crate::recall::{self, Recall, Remembered};
 use crate::remote::{Memory, RemoteIndex, Token};
 use crate::validity::{Bounds, Terms};
 
@@ -220,6 +221,16 @@ impl Engine {
         self.touch_peer(cluster);
     }
 
+    /// A peer remembers exports of ours to be older than we say. Answers with what of it was refused.
+    pub fn hear_remembered(&mut self, cluster: &ClusterId, remembered: &[Remembered], wall: WallTime) -> recall::Heard {
+        self.local.hear_remembered(cluster, remembered, self.remote.bounds().services, wall)
+    }
+
+    /// What was kept on disk of what peers remember.
+    pub fn set_recall(&mut self, recall: Recall) {
+        self.local.set_recall(recall);
+    }
+
     /// Lets time pass: silence, graces, retries. Returns clusters that were forgotten.
     pub fn tick(&mut self, now: Instant) -> Vec<ClusterId> {
         self.local.tick(now);
@@ -244,7 +255,7 @@ impl Engine {
     // ---- what comes out
 
     /// Brings the advertisement up to date and returns what every peer has to be told.
-    pub fn advertise(&mut self, wall: WallTime) -> Vec<Arc<Batch>> {
+    pub fn advertise(&mut self, now: Instant, wall: WallTime) -> Vec<Arc<Batch>> {
         let (touched, changes) = self.local.refresh(wall);
         self.touch_services(touched);
         for namespace in self.local.take_touched_namespaces() {
@@ -263,9 +274,9 @@ impl Engine {
         if self.is_known() {
             if self.ledger.current().is_empty() && !self.local.advertisement().is_empty() {
                 let all = Advertisement::default().changes_to(self.local.advertisement());
-                self.batches.extend(self.ledger.record(all));
+                self.batches.extend(self.ledger.record(all, now));
             } else {
-                self.batches.extend(self.ledger.record(changes));
+                self.batches.extend(self.ledger.record(changes, now));
             }
         }
         core::mem::take(&mut self.batches)
@@ -409,6 +420,10 @@ impl Engine {
     pub fn store_refusals(&self) -> &BTreeMap<Subject, String> {
         &self.store_refusals
     }
+    /// Whether writes of a subject are to be planned, under way, or to be tried again.
+    pub fn is_due(&self, subject: &Subject) -> bool {
+        self.dirty.contains(subject) || self.in_flight.contains(subject) || self.retries.contains_key(subject)
+    }
     /// Subjects planned and not finished.
     pub fn in_flight(&self) -> usize {
         self.in_flight.len()
@@ -474,6 +489,10 @@ impl Engine {
             }
         }
         self.claims = claims;
+        // Before the peers were shown, nobody's trust was taken back.
+        if self.peers.is_known() {
+            self.local.keep_recall_of(|peer| terms.contains_key(peer));
+        }
         let known: BTreeSet<ClusterId> = self.remote.clusters().cloned().chain(terms.keys().cloned()).collect();
         for id in known {
             let services = self.remote.set_terms(&id, terms.remove(&id), now, wall);

@@ -5,6 +5,8 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use api::time::Instant;
+
 use crate::advertisement::{Advertisement, ContentHash, ItemChange};
 use crate::remote::Token;
 
@@ -16,6 +18,8 @@ pub const HISTORY: usize = 12_000;
 pub struct Batch {
     pub changes: Vec<ItemChange>,
     pub hash: ContentHash,
+    /// When this cluster came to know of them.
+    pub known: Instant,
 }
 
 /// What a peer needs to come up to date.
@@ -61,12 +65,12 @@ impl Ledger {
     }
 
     /// Takes changes in; the batch to tell every peer, `None` when nothing changed.
-    pub fn record(&mut self, changes: Vec<ItemChange>) -> Option<Arc<Batch>> {
+    pub fn record(&mut self, changes: Vec<ItemChange>, now: Instant) -> Option<Arc<Batch>> {
         let changes: Vec<ItemChange> = changes.into_iter().filter(|change| self.current.apply(change)).collect();
         if changes.is_empty() {
             return None;
         }
-        let batch = Arc::new(Batch { changes, hash: self.current.hash() });
+        let batch = Arc::new(Batch { changes, hash: self.current.hash(), known: now });
         self.kept += batch.changes.len();
         self.history.push_back(batch.clone());
         self.after.insert(batch.hash, self.first + self.history.len() as u64 - 1);
@@ -105,6 +109,8 @@ mod tests {
     use crate::advertisement::{ItemKey, ServiceName};
     use crate::testing::service;
 
+    const T0: Instant = Instant::from_millis(0);
+
     fn put(n: usize) -> Vec<ItemChange> {
         vec![ItemChange { key: ItemKey::service(ServiceName::new("shop", &format!("s{n}"))), item: Some(service(1)) }]
     }
@@ -112,9 +118,9 @@ mod tests {
     #[test]
     fn a_known_token_gets_only_what_came_after_it() {
         let mut ledger = Ledger::new("e".into());
-        ledger.record(put(1));
+        ledger.record(put(1), T0);
         let token = ledger.token();
-        ledger.record(put(2));
+        ledger.record(put(2), T0);
         assert!(matches!(ledger.resume(Some(&token)), Resumption::Deltas(batches) if batches.len() == 1));
         assert!(matches!(ledger.resume(Some(&ledger.token())), Resumption::Deltas(batches) if batches.is_empty()));
     }
@@ -122,7 +128,7 @@ mod tests {
     #[test]
     fn a_token_of_another_epoch_or_of_other_content_gets_a_snapshot() {
         let mut ledger = Ledger::new("e".into());
-        ledger.record(put(1));
+        ledger.record(put(1), T0);
         let other = Token { epoch: "other".into(), ..ledger.token() };
         assert!(matches!(ledger.resume(Some(&other)), Resumption::Snapshot(_)));
         assert!(matches!(ledger.resume(None), Resumption::Snapshot(_)));
@@ -131,10 +137,10 @@ mod tests {
     #[test]
     fn the_history_is_bounded_and_what_fell_out_gets_a_snapshot() {
         let mut ledger = Ledger::new("e".into());
-        ledger.record(put(0));
+        ledger.record(put(0), T0);
         let token = ledger.token();
         for n in 1..=HISTORY + 1 {
-            ledger.record(put(n));
+            ledger.record(put(n), T0);
         }
         assert_eq!(ledger.history.len(), HISTORY);
         assert!(ledger.after.len() <= HISTORY + 1);

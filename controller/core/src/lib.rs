@@ -13,6 +13,7 @@
 //! | what changed, with its recent history, for every peer | [`ledger`] |
 //! | the talk between two clusters | [`conversation`], [`message`] |
 //! | what the other one may say, and what it said | [`validity`], [`remote`] |
+//! | how old peers remember our exports to be, after a loss | [`recall`] |
 //! | many clusters' word → one service and its conflicts | [`merge`] |
 //! | clusterset IPs that stay | [`addresses`] |
 //! | the difference between what should be and what is | [`engine`], [`service_plan`], [`host_plan`], [`plan`] |
@@ -43,6 +44,7 @@ mod observation;
 mod peer_plan;
 pub mod plan;
 pub mod policy;
+pub mod recall;
 pub mod remote;
 pub mod service_plan;
 pub mod slices;

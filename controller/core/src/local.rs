@@ -9,18 +9,19 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
-use api::ServiceExport;
 use api::conditions::ServiceReason;
 use api::kubernetes::{EndpointSlice, Namespace, Node, Service};
 use api::names;
 use api::service_import::{ImportPort, ImportType};
 use api::time::{Instant, WallTime};
+use api::{ClusterId, ServiceExport};
 
 use crate::advertisement::{
     AdvertisedEndpoint, AdvertisedService, Advertisement, Family, Item, ItemChange, ItemKey, ServiceName, TargetPort,
 };
 use crate::agents::Agents;
 use crate::index::{Index, ObjectKey, Observed, Touched};
+use crate::recall::{self, Recall, Remembered};
 use crate::slices;
 
 /// The most bytes of exported labels and annotations together: a page of the conversation must hold them.
@@ -58,6 +59,8 @@ pub struct LocalIndex {
     families: BTreeSet<Family>,
     verdicts: BTreeMap<ServiceName, ExportVerdict>,
     advertisement: Advertisement,
+    /// What peers remember of exports that were lost here.
+    recall: Recall,
     dirty: BTreeSet<ServiceName>,
     dirty_namespaces: BTreeSet<String>,
 }
@@ -77,6 +80,7 @@ impl LocalIndex {
             families: BTreeSet::new(),
             verdicts: BTreeMap::new(),
             advertisement: Advertisement::default(),
+            recall: Recall::default(),
             dirty: BTreeSet::new(),
             dirty_namespaces: BTreeSet::new(),
         }
@@ -152,6 +156,35 @@ impl LocalIndex {
         }
     }
 
+    /// What was kept of what peers remember.
+    pub fn set_recall(&mut self, recall: Recall) {
+        self.recall = recall;
+        self.dirty.extend(self.exports.iter().map(|(key, _)| key.service()));
+    }
+
+    pub fn recall(&self) -> &Recall {
+        &self.recall
+    }
+
+    /// A peer remembers exports of ours; `most` of them are taken.
+    pub fn hear_remembered(
+        &mut self,
+        peer: &ClusterId,
+        remembered: &[Remembered],
+        most: usize,
+        now: WallTime,
+    ) -> recall::Heard {
+        let heard = self.recall.hear(peer, remembered, most, now);
+        self.dirty.extend(heard.touched.iter().cloned());
+        heard
+    }
+
+    /// What peers that are not `trusted` remember counts no more.
+    pub fn keep_recall_of(&mut self, trusted: impl Fn(&ClusterId) -> bool) {
+        let others: Vec<ClusterId> = self.recall.peers().filter(|peer| !trusted(peer)).cloned().collect();
+        self.dirty.extend(others.iter().flat_map(|peer| self.recall.forget_peer(peer)));
+    }
+
     /// The families this cluster has, as its LocalCluster says.
     pub fn set_families(&mut self, families: &BTreeSet<Family>) {
         if self.families != *families {
@@ -210,7 +243,13 @@ impl LocalIndex {
         let (verdict, wanted) = self.judge(name, now);
         match verdict {
             Some(verdict) => self.verdicts.insert(name.clone(), verdict),
-            None => self.verdicts.remove(name),
+            None => {
+                let taken_back = self.verdicts.remove(name);
+                if taken_back.is_some() {
+                    self.recall.forget(name);
+                }
+                taken_back
+            }
         };
         if wanted.is_empty() {
             self.since.remove(name);
@@ -273,7 +312,7 @@ impl LocalIndex {
             return (refused(ServiceReason::Valid, ServiceReason::Failed, &message), nothing);
         }
 
-        let first_exported = first_exported(&mut self.since, name, export, now);
+        let first_exported = self.recall.first_exported(name, first_exported(&mut self.since, name, export, now));
         let publish_unready = spec.publish_not_ready_addresses == Some(true);
         let mut items = BTreeMap::new();
         let (mut total, mut withheld) = (0, 0);

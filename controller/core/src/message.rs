@@ -9,6 +9,7 @@ use api::member_record::SignedRecord;
 use serde::{Deserialize, Serialize};
 
 use crate::advertisement::{ContentHash, ItemChange};
+use crate::recall::Remembered;
 use crate::remote::Token;
 
 /// The protocol versions this program speaks, lowest and highest.
@@ -33,10 +34,13 @@ pub enum Message {
     Answer { version: u16, epoch: String, record: SignedRecord, resumed: bool },
     /// Export side: a part of a snapshot. With `last`, the hash of the whole.
     Page { items: Vec<ItemChange>, last: Option<ContentHash> },
-    /// Export side: changes. `hash` stands at the end of what belongs together.
-    Delta { changes: Vec<ItemChange>, hash: Option<ContentHash> },
+    /// Export side: changes. `hash` stands at the end of what belongs together; `age` is for how many milliseconds the
+    /// export side has known of them, by its own clock, when it hands them to the connection.
+    Delta { changes: Vec<ItemChange>, hash: Option<ContentHash>, age: u64 },
     /// Export side: records of other clusters, passed on as they were signed; its own when it changed.
     Records { records: Vec<SignedRecord> },
+    /// Import side: exports of the other one that it knows to be older than that one says.
+    Remember { exports: Vec<Remembered> },
     /// Either side, when it has said nothing for a while. The import side says what it has applied.
     Alive { holding: Option<ContentHash> },
     /// Either side, last: why it ends the conversation.
@@ -74,6 +78,7 @@ impl Message {
             Self::Page { .. } => "page",
             Self::Delta { .. } => "delta",
             Self::Records { .. } => "records",
+            Self::Remember { .. } => "remember",
             Self::Alive { .. } => "alive",
             Self::Refuse { .. } => "refuse",
         }
@@ -111,17 +116,18 @@ mod tests {
 
     use super::*;
     use crate::advertisement::{ItemKey, ServiceName};
-    use crate::testing::{service, slice};
+    use crate::testing::{service, slice, time};
 
     fn messages() -> Vec<Message> {
         let web = ServiceName::new("shop", "web");
         let items = vec![
             ItemChange { key: ItemKey::service(web.clone()), item: Some(service(1)) },
-            ItemChange { key: ItemKey::slice(web, "a"), item: Some(slice(&["10.2.0.1"])) },
+            ItemChange { key: ItemKey::slice(web.clone(), "a"), item: Some(slice(&["10.2.0.1"])) },
         ];
         vec![
             Message::Page { items: items.clone(), last: Some(ContentHash::default()) },
-            Message::Delta { changes: vec![ItemChange { key: items[0].key.clone(), item: None }], hash: None },
+            Message::Delta { changes: vec![ItemChange { key: items[0].key.clone(), item: None }], hash: None, age: 7 },
+            Message::Remember { exports: vec![Remembered { service: web, first_exported: time(1) }] },
             Message::Alive { holding: None },
             Message::Refuse { reason: "no".into() },
         ]
@@ -154,7 +160,7 @@ mod tests {
         }
 
         #[test]
-        fn no_change_of_a_good_message_makes_the_reader_panic(which in 0..4usize, at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        fn no_change_of_a_good_message_makes_the_reader_panic(which in 0..5usize, at in any::<prop::sample::Index>(), byte in any::<u8>()) {
             let mut frame = messages()[which].to_frame().unwrap();
             let at = at.index(frame.len());
             frame[at] = byte;

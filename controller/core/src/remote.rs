@@ -14,6 +14,7 @@ use api::time::{Instant, WallTime};
 use serde::{Deserialize, Serialize};
 
 use crate::advertisement::{AdvertisedService, Advertisement, ContentHash, Item, ItemChange, ItemKey, ServiceName};
+use crate::recall::Remembered;
 use crate::validity::{self, Bounds, Refusal, Terms};
 
 /// A cluster silent for so long has nothing ready any more (decision 16). Its endpoints left service long before, by
@@ -146,6 +147,20 @@ impl RemoteIndex {
         })
     }
 
+    /// Its exports that are older than it says, as far as was ever known: it may have lost them and made them anew.
+    pub fn remembered(&self, cluster: &ClusterId) -> Vec<Remembered> {
+        let Some(remote) = self.clusters.get(cluster) else { return Vec::new() };
+        let older = remote
+            .first_exported
+            .iter()
+            .filter(|(name, time)| remote.said.service(name).is_none_or(|service| service.first_exported > **time));
+        older.map(|(name, time)| Remembered { service: name.clone(), first_exported: *time }).collect()
+    }
+
+    pub(crate) fn bounds(&self) -> Bounds {
+        self.bounds
+    }
+
     /// Where to resume; `None` for a snapshot.
     pub fn token(&self, cluster: &ClusterId) -> Option<Token> {
         let remote = self.clusters.get(cluster)?;
@@ -166,6 +181,9 @@ impl RemoteIndex {
         // Another epoch is a rebuilt cluster: what it exported before the loss may come back, and keeps its age.
         let same_epoch = remote.token.as_ref().is_some_and(|held| held.epoch == token.epoch);
         remote.last_heard = Some(wall);
+        if same_epoch {
+            items.iter().for_each(|(key, item)| remote.notice_made_anew(key, item));
+        }
         let touched = remote.replace(items, bounds, wall);
         remote.settle(token);
         // A cluster that is rebuilt again and again under other names must not fill our memory.
@@ -190,6 +208,9 @@ impl RemoteIndex {
         remote.last_heard = Some(wall);
         let mut touched = BTreeSet::new();
         for change in changes {
+            if let Some(item) = &change.item {
+                remote.notice_made_anew(&change.key, item);
+            }
             if remote.hear(change, bounds) && remote.judge(&change.key, wall) {
                 touched.insert(change.key.service.clone());
             }
@@ -296,6 +317,16 @@ impl RemoteCluster {
     /// Takes the token for what is held now, if that is what it stands for.
     fn settle(&mut self, token: Token) {
         self.token = (self.truncated || token.hash == self.said.hash()).then_some(token);
+    }
+
+    /// An export that one installation calls younger than it did before was taken back and made again meanwhile: a new
+    /// one, as old as it says.
+    fn notice_made_anew(&mut self, key: &ItemKey, item: &Item) {
+        if let Item::Service(now) = item
+            && self.said.service(&key.service).is_some_and(|before| before.first_exported < now.first_exported)
+        {
+            self.first_exported.remove(&key.service);
+        }
     }
 
     fn replace(&mut self, fresh: Advertisement, bounds: Bounds, wall: WallTime) -> BTreeSet<ServiceName> {

@@ -17,7 +17,7 @@ use crate::merge::MAX_PORTS;
 use crate::slices::MAX_SLICE_ENDPOINTS;
 
 /// Exports from before Kubernetes 1.0 (July 2015) come from a clock that was never set.
-const OLDEST_PLAUSIBLE: WallTime = WallTime::from_millis(1_435_708_800_000);
+pub(crate) const OLDEST_PLAUSIBLE: WallTime = WallTime::from_millis(1_435_708_800_000);
 
 /// How far another cluster's clock may run ahead before we say so: NTP keeps clocks far closer.
 const CLOCK_TOLERANCE_MILLIS: u64 = 5_000;
@@ -42,6 +42,8 @@ pub enum Refusal {
     FutureTimestamp,
     /// Taken over, but with the present as its time.
     ImplausibleTimestamp,
+    /// A first export from before this installation, remembered too long after it was made.
+    LateMemory,
 }
 
 impl Refusal {
@@ -59,6 +61,7 @@ impl Refusal {
             Self::TooManyBytes => "TooManyBytes",
             Self::FutureTimestamp => "FutureTimestamp",
             Self::ImplausibleTimestamp => "ImplausibleTimestamp",
+            Self::LateMemory => "LateMemory",
         }
     }
 }

@@ -1,11 +1,18 @@
+use alloc::vec::Vec;
+
+use api::member_record::SignedRecord;
+use api::time::Instant;
 use proptest::prelude::*;
 
+use super::export_side::MAX_WAITING;
 use super::*;
-use crate::advertisement::ServiceName;
+use crate::advertisement::{ItemChange, ItemKey, ServiceName};
 use crate::ledger::Ledger;
+use crate::message::Message;
+use crate::recall::Remembered;
 use crate::remote::RemoteIndex;
 use crate::testing::{cluster, service, slice, time};
-use crate::validity::Terms;
+use crate::validity::{Bounds, Terms};
 
 const T0: Instant = Instant::from_millis(0);
 
@@ -38,7 +45,7 @@ impl Pair {
     }
 
     fn change(&mut self, changes: Vec<ItemChange>) {
-        if let Some(batch) = self.ledger.record(changes) {
+        if let Some(batch) = self.ledger.record(changes, T0) {
             self.export.changed(batch);
         }
     }
@@ -61,7 +68,7 @@ impl Pair {
                 ImportHeard::Snapshot { items, token } => {
                     self.index.snapshot(&birch, items, token, T0, time(50));
                 }
-                ImportHeard::Changes { changes, token } => {
+                ImportHeard::Changes { changes, token, .. } => {
                     self.index.changes(&birch, &changes, token, T0, time(50));
                 }
                 _ => {}
@@ -83,7 +90,7 @@ fn through_bytes(message: Message) -> Message {
 
 fn talked(count: usize) -> Pair {
     let mut ledger = Ledger::new("e".into());
-    ledger.record((0..count).map(put).collect());
+    ledger.record((0..count).map(put).collect(), T0);
     let mut pair = Pair::new(ledger, RemoteIndex::new(Bounds::default()));
     pair.talk();
     pair
@@ -93,8 +100,8 @@ fn talked(count: usize) -> Pair {
 fn a_stranger_to_the_content_gets_a_snapshot_in_pages_and_then_deltas() {
     let mut ledger = Ledger::new("e".into());
     // Recorded in an order from which the history cannot be resumed.
-    ledger.record((0..crate::ledger::HISTORY + 1).map(put).collect());
-    ledger.record((5_000..crate::ledger::HISTORY + 1).map(|n| ItemChange { item: None, ..put(n) }).collect());
+    ledger.record((0..crate::ledger::HISTORY + 1).map(put).collect(), T0);
+    ledger.record((5_000..crate::ledger::HISTORY + 1).map(|n| ItemChange { item: None, ..put(n) }).collect(), T0);
     let mut pair = Pair::new(ledger, RemoteIndex::new(Bounds::default()));
     pair.talk();
     assert!(pair.pages > 5 && pair.agree(), "{} pages", pair.pages);
@@ -106,7 +113,7 @@ fn a_stranger_to_the_content_gets_a_snapshot_in_pages_and_then_deltas() {
 #[test]
 fn a_conversation_that_is_taken_up_again_costs_only_what_changed() {
     let mut pair = talked(1_000);
-    pair.ledger.record(vec![put(5_000)]);
+    pair.ledger.record(vec![put(5_000)], T0);
     let mut again = Pair::new(pair.ledger, pair.index);
     again.talk();
     assert!(again.agree());
@@ -117,7 +124,7 @@ fn a_conversation_that_is_taken_up_again_costs_only_what_changed() {
 fn a_restarted_exporter_with_the_same_content_sends_no_snapshot() {
     let pair = talked(500);
     let mut other_replica = Ledger::new("e".into());
-    other_replica.record((0..500).rev().map(put).collect());
+    other_replica.record((0..500).rev().map(put).collect(), T0);
     let mut again = Pair::new(other_replica, pair.index);
     again.talk();
     assert!(again.agree() && again.pages == 0 && again.deltas == 0);
@@ -127,7 +134,7 @@ fn a_restarted_exporter_with_the_same_content_sends_no_snapshot() {
 fn a_rebuilt_exporter_is_noticed_and_sends_everything() {
     let pair = talked(500);
     let mut rebuilt = Ledger::new("other".into());
-    rebuilt.record(vec![put(1)]);
+    rebuilt.record(vec![put(1)], T0);
     let mut again = Pair::new(rebuilt, pair.index);
     again.talk();
     assert!(again.agree() && again.pages == 1);
@@ -147,7 +154,7 @@ fn a_peer_too_slow_for_every_change_is_brought_up_to_date_and_its_queue_stays_bo
 #[test]
 fn a_delta_before_the_snapshot_ends_the_conversation_by_name() {
     let mut import = ImportSide::new(None, record(), Bounds::default(), T0);
-    let delta = Message::Delta { changes: vec![put(1)], hash: None };
+    let delta = Message::Delta { changes: vec![put(1)], hash: None, age: 0 };
     assert_eq!(import.receive(delta.clone(), T0), Err(Ended::OutOfTurn("delta")));
     import.receive(Message::Answer { version: 1, epoch: "e".into(), record: record(), resumed: false }, T0).unwrap();
     assert_eq!(import.receive(delta, T0), Err(Ended::OutOfTurn("delta")));
@@ -167,12 +174,62 @@ fn a_snapshot_without_end_is_cut_off() {
 #[test]
 fn an_end_that_says_nothing_is_left_and_one_with_nothing_to_say_says_so() {
     let mut pair = talked(1);
-    let later = Instant::from_millis(2_000);
+    let later = Instant::from_millis(1_000);
     assert_eq!(pair.export.next_message(later), Ok(Some(Message::Alive { holding: None })));
     let holding = Some(pair.ledger.token().hash);
     assert_eq!(pair.import.next_message(later), Ok(Some(Message::Alive { holding })));
-    assert_eq!(pair.import.next_message(Instant::from_millis(8_000)), Err(Ended::Silent));
-    assert_eq!(pair.export.next_message(Instant::from_millis(8_000)), Err(Ended::Silent));
+    let looks = || (3..16).map(|half| Instant::from_millis(half * 500));
+    for now in looks() {
+        assert!(pair.import.next_message(now).is_ok() && pair.export.next_message(now).is_ok());
+        assert_eq!(pair.import.is_overdue(now), now >= Instant::from_millis(3_000));
+    }
+    let at_last = Instant::from_millis(8_000);
+    assert_eq!(pair.import.next_message(at_last), Err(Ended::Silent));
+    assert_eq!(pair.export.next_message(at_last), Err(Ended::Silent));
+}
+
+#[test]
+fn an_end_that_was_held_up_itself_does_not_take_the_other_one_for_silent() {
+    let mut pair = talked(1);
+    for second in [20, 40] {
+        let back = Instant::from_millis(second * 1_000);
+        assert!(!pair.import.is_overdue(back), "what the peer said meanwhile lies unread");
+        assert!(pair.import.next_message(back).is_ok() && pair.export.next_message(back).is_ok());
+    }
+    // From then on it listens, and hears nothing.
+    let now = |half: u64| Instant::from_millis(40_000 + half * 500);
+    assert!((1..6).all(|half| !pair.import.is_overdue(now(half))) && pair.import.is_overdue(now(6)));
+}
+
+#[test]
+fn what_is_remembered_of_the_other_end_reaches_it_within_its_bound() {
+    let mut pair = talked(1);
+    let exports: Vec<Remembered> = (0..1_200)
+        .map(|n| Remembered { service: ServiceName::new("shop", &format!("s{n}")), first_exported: time(1) })
+        .collect();
+    pair.import.remember(&exports);
+    let mut heard = Vec::new();
+    while let Some(message) = pair.import.next_message(T0).unwrap() {
+        match pair.export.receive(through_bytes(message), T0).unwrap() {
+            ExportHeard::Remembered(some) => heard.extend(some),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(heard, exports);
+    let mut end = Ok(ExportHeard::Alive { holding: None });
+    for _ in 0..20 {
+        end = end.and_then(|_| pair.export.receive(Message::Remember { exports: exports.clone() }, T0));
+    }
+    assert_eq!(end, Err(Ended::RemembersTooMuch));
+}
+
+#[test]
+fn a_change_says_for_how_long_it_was_known_before_it_went_out() {
+    let mut pair = talked(1);
+    pair.change(vec![put(7)]);
+    let message = pair.export.next_message(Instant::from_millis(700)).unwrap().unwrap();
+    let heard = pair.import.receive(through_bytes(message), Instant::from_millis(700)).unwrap();
+    assert!(matches!(heard, ImportHeard::Changes { age, .. } if age.as_millis() == 700), "{heard:?}");
 }
 
 #[test]
@@ -185,7 +242,8 @@ fn versions_that_do_not_meet_are_refused_with_both_ranges() {
 #[test]
 fn a_peer_that_sends_faster_than_it_may_is_read_more_slowly() {
     let mut pair = talked(1);
-    let flood = |n: usize| Message::Delta { changes: (0..1_000).map(|i| put(n * 1_000 + i)).collect(), hash: None };
+    let flood =
+        |n: usize| Message::Delta { changes: (0..1_000).map(|i| put(n * 1_000 + i)).collect(), hash: None, age: 0 };
     let mut sent = 0;
     while pair.import.pause(T0).is_none() {
         pair.import.receive(flood(sent), T0).unwrap();

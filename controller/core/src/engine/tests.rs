@@ -13,7 +13,7 @@ use api::kubernetes::Node;
 fn nothing_is_written_before_every_kind_was_shown() {
     let mut engine = Engine::new(IdentityKey([1; 32]), "e".into(), None, Bounds::default(), T0);
     engine.observe_local_cluster(Observed::Reset(vec![local_cluster()]), T0, time(1));
-    assert!(engine.plan(time(1)).is_empty() && engine.advertise(time(1)).is_empty());
+    assert!(engine.plan(time(1)).is_empty() && engine.advertise(T0, time(1)).is_empty());
 }
 
 #[test]
@@ -376,4 +376,29 @@ fn after_a_restart_what_a_peer_exported_stays_until_the_peer_speaks_even_if_its_
     world.settle();
     assert_eq!(world.import(), None, "birch exports nothing now");
     assert!(world.slices().is_empty());
+}
+
+#[test]
+fn a_rebuilt_cluster_wins_again_by_what_a_peer_remembers_and_only_for_as_long_as_that_peer_is_trusted() {
+    let mut world = World::new();
+    // This installation was made at second 5; its export is from second 9, birch's from second 7.
+    world.engine.set_recall(Recall::new(Some(time(5)), recall::KeptRecall::default()));
+    world.exports(9, "10.1.0.1");
+    world.hears("birch", 7, &["10.2.0.1"]);
+    world.settle();
+    let oldest = |world: &World| world.import().unwrap().status.unwrap().clusters[0].cluster.clone();
+    assert_eq!(oldest(&world), "birch");
+    let web = ServiceName::new("shop", "web");
+    let remembered = [Remembered { service: web.clone(), first_exported: time(1) }];
+    let heard = world.engine.hear_remembered(&cluster("cedar"), &remembered, time(100));
+    assert_eq!((heard.touched, heard.refused.len()), ([web.clone()].into(), 0));
+    world.settle();
+    assert_eq!(oldest(&world), "amber");
+    assert_eq!(world.engine.ledger().current().service(&web).unwrap().first_exported, time(1), "every peer is told");
+
+    let mut blocked = peer("cedar", 3);
+    blocked.spec.state = PeerState::Blocked;
+    world.put(blocked);
+    world.settle();
+    assert_eq!(oldest(&world), "birch");
 }

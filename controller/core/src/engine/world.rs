@@ -133,7 +133,7 @@ impl World {
     pub(super) fn settle(&mut self) -> usize {
         let mut total = 0;
         for _ in 0..20 {
-            self.engine.advertise(time(100));
+            self.engine.advertise(T0, time(100));
             let planned = self.engine.plan(time(100));
             if planned.is_empty() {
                 return total;

@@ -65,6 +65,42 @@ fn a_rebuilt_cluster_keeps_the_age_of_its_exports() {
 }
 
 #[test]
+fn a_rebuilt_cluster_is_told_what_is_remembered_of_it_until_it_says_so_itself() {
+    let mut index = heard("first", 1);
+    let birch = cluster("birch");
+    assert!(index.remembered(&birch).is_empty());
+    let remembered = [Remembered { service: web(), first_exported: time(1) }];
+    for says in [Advertisement::default(), said(55, &["10.2.0.1"])] {
+        index.snapshot(&birch, says.clone(), token("second", &says), T0, time(60));
+        let expected: &[Remembered] = &remembered;
+        assert_eq!(index.remembered(&birch), expected);
+        // The first is not lost by being told: the conversation may have broken.
+        index = again_from_disk(&index);
+        assert_eq!(index.remembered(&birch), expected);
+    }
+    let says = said(1, &["10.2.0.1"]);
+    index.snapshot(&birch, says.clone(), token("second", &says), T0, time(60));
+    assert!(index.remembered(&birch).is_empty());
+}
+
+fn again_from_disk(index: &RemoteIndex) -> RemoteIndex {
+    let birch = cluster("birch");
+    let mut again = RemoteIndex::new(Bounds::default());
+    again.set_terms(&birch, terms(), T0, time(60));
+    again.remember(&birch, index.memory(&birch).unwrap(), T0, time(60));
+    again
+}
+
+#[test]
+fn an_export_made_anew_while_its_cluster_was_away_is_as_old_as_it_says() {
+    let mut index = heard("e", 1);
+    let again = said(55, &["10.2.0.1"]);
+    index.snapshot(&cluster("birch"), again.clone(), token("e", &again), T0, time(60));
+    assert_eq!(index.claims(&web()).next().unwrap().1.first_exported, time(55));
+    assert!(index.remembered(&cluster("birch")).is_empty());
+}
+
+#[test]
 fn an_export_taken_back_and_made_again_is_as_old_as_it_says() {
     let mut index = heard("e", 1);
     let birch = cluster("birch");
