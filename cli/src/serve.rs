@@ -108,8 +108,14 @@ async fn wait_after(error: &std::io::Error) {
 
 async fn converse(stream: Either<UnixStream, TcpStream>, surface: Arc<dyn Surface>, audience: Audience) {
     let service = service_fn(|request: Request<Incoming>| {
-        let response = respond(&request, surface.as_ref(), audience);
-        async move { Ok::<_, Infallible>(response) }
+        let surface = Arc::clone(&surface);
+        async move {
+            // A part may take seconds to find out (a ping waits for its answer), and the part's own connections, which
+            // share these threads, must not wait with it.
+            let answer = tokio::task::spawn_blocking(move || respond(&request, surface.as_ref(), audience));
+            let broken = |_| plain(StatusCode::INTERNAL_SERVER_ERROR, "the answer broke: see the part's log\n");
+            Ok::<_, Infallible>(answer.await.unwrap_or_else(broken))
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -159,4 +165,61 @@ fn plain(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::copy_from_slice(text.as_bytes())));
     *response.status_mut() = status;
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, mpsc};
+
+    use api::surface::Readiness;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// Says that it was asked, and answers when it is told to, or after a while.
+    struct Slow {
+        asked: tokio::sync::mpsc::UnboundedSender<()>,
+        told: Mutex<mpsc::Receiver<()>>,
+    }
+
+    impl Surface for Slow {
+        fn readiness(&self) -> Readiness {
+            Readiness { awaiting: Vec::new() }
+        }
+        fn metrics(&self) -> String {
+            String::new()
+        }
+        fn answer(&self, _: &str) -> Option<serde_json::Value> {
+            self.asked.send(()).unwrap();
+            let told = self.told.lock().unwrap().recv_timeout(Duration::from_secs(10));
+            Some(if told.is_ok() { "told".into() } else { "waited in vain".into() })
+        }
+    }
+
+    async fn get(socket: &Path, path: &str) -> String {
+        let mut stream = UnixStream::connect(socket).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.unwrap();
+        response
+    }
+
+    /// On one thread: whatever blocks it blocks all of the part.
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_question_that_takes_long_holds_nothing_else_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("part.sock");
+        let (tell, told) = mpsc::channel();
+        let (asked, mut was_asked) = tokio::sync::mpsc::unbounded_channel();
+        let _serving = on_socket(&socket, Arc::new(Slow { asked, told: Mutex::new(told) })).await.unwrap();
+        let asking = tokio::spawn({
+            let socket = socket.clone();
+            async move { get(&socket, "/ask/ping?peer=birch").await }
+        });
+        was_asked.recv().await.unwrap();
+        assert!(get(&socket, "/healthz").await.starts_with("HTTP/1.1 200"));
+        tell.send(()).unwrap();
+        assert!(asking.await.unwrap().contains("told"));
+    }
 }
