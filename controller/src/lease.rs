@@ -1,24 +1,18 @@
-//! Which replica writes: the holder of the Lease `controller` (decision 12).
-//!
-//! The holder checks its deadline before each write, on the clock that counts through suspend. Others take the Lease
-//! when they have not seen it change for its whole duration: nobody's wall clock decides.
+//! Which replica writes: holds the Lease that [`controller_core::lease`] decides on, in the store.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use api::kubernetes::{Lease, MicroTime};
+use api::kubernetes::Lease;
 use api::names::{CONTROLLER_LEASE, SYSTEM_NAMESPACE};
 use api::time::Instant;
+use controller_core::lease::{Step, Tenancy};
 use store::{Error, Store};
 use tokio_util::sync::CancellationToken;
 
-/// How long a Lease holds: what Kubernetes' own controllers use.
-const DURATION: Duration = Duration::from_secs(15);
-/// How often it is renewed.
+/// How often it is renewed: twice more before the holder has to stop.
 const RENEW_EVERY: Duration = Duration::from_secs(5);
-/// How long before the Lease runs out its holder stops to write: a write under way must land before another begins.
-const MARGIN: Duration = Duration::from_secs(3);
 /// How often a replica that does not hold it looks.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
@@ -33,30 +27,25 @@ impl Leadership {
     pub(crate) fn may_write(&self) -> bool {
         clock::now().as_micros() < self.until.load(Ordering::Acquire)
     }
-    fn set(&self, until: Instant) {
-        self.until.store(until.as_micros(), Ordering::Release);
+    fn set(&self, until: Option<Instant>) {
+        self.until.store(until.map_or(0, Instant::as_micros), Ordering::Release);
     }
 }
 
 /// Holds the Lease whenever it can be had, until `stop`; then gives it back, so that another one need not wait.
 pub(crate) async fn hold(store: Store, replica: String, leadership: Leadership, stop: CancellationToken) {
-    let mut seen: Option<(Option<String>, Instant)> = None;
+    let mut tenancy = Tenancy::new(replica.clone());
     loop {
-        let asked = clock::now();
-        let pause = match try_hold(&store, &replica, &mut seen).await {
-            Ok(true) => {
-                if !leadership.may_write() {
-                    tracing::info!(%replica, "this replica writes");
+        let held = leadership.may_write();
+        let pause = match turn(&store, &mut tenancy, clock::now()).await {
+            Ok(()) => {
+                leadership.set(tenancy.until());
+                match (held, tenancy.until()) {
+                    (false, Some(_)) => tracing::info!(%replica, "this replica writes"),
+                    (true, None) => tracing::warn!(%replica, "another replica took the lease"),
+                    _ => {}
                 }
-                leadership.set(asked + (DURATION - MARGIN));
-                RENEW_EVERY
-            }
-            Ok(false) => {
-                if leadership.may_write() {
-                    tracing::warn!(%replica, "another replica took the lease");
-                }
-                leadership.set(Instant::from_micros(0));
-                LOOK_EVERY
+                if tenancy.until().is_some() { RENEW_EVERY } else { LOOK_EVERY }
             }
             // What is held stays held until its deadline.
             Err(error) => {
@@ -70,65 +59,87 @@ pub(crate) async fn hold(store: Store, replica: String, leadership: Leadership, 
         }
     }
     let held = leadership.may_write();
-    leadership.set(Instant::from_micros(0));
+    leadership.set(None);
     if held {
         // If this fails the next one waits for the duration: no harm.
-        let _ = release(&store, &replica).await;
+        let _ = give_back(&store, &tenancy).await;
     }
 }
 
-async fn try_hold(store: &Store, replica: &str, seen: &mut Option<(Option<String>, Instant)>) -> Result<bool, Error> {
-    let now = clock::now();
-    let Some(mut lease) = store.get::<Lease>(Some(SYSTEM_NAMESPACE), CONTROLLER_LEASE).await? else {
-        let mut lease = Lease::default();
-        lease.metadata.name = Some(CONTROLLER_LEASE.into());
-        lease.metadata.namespace = Some(SYSTEM_NAMESPACE.into());
-        fill(&mut lease, replica);
-        return taken(store.create(&lease).await);
+/// Takes or renews the Lease where that is due. `now` is from before it is read.
+async fn turn(store: &Store, tenancy: &mut Tenancy, now: Instant) -> Result<(), Error> {
+    let found = store.get::<Lease>(Some(SYSTEM_NAMESPACE), CONTROLLER_LEASE).await?;
+    let result = match tenancy.step(found, now, clock::wall()) {
+        Step::Create(lease) => store.create(&lease).await,
+        Step::Update(lease) => store.update(&lease).await,
+        Step::Wait => return Ok(()),
     };
-    let version = lease.metadata.resource_version.clone();
-    if seen.as_ref().is_none_or(|(held, _)| *held != version) {
-        *seen = Some((version, now));
-    }
-    let spec = lease.spec.get_or_insert_default();
-    let holder = spec.holder_identity.clone().unwrap_or_default();
-    let unchanged = seen.as_ref().map(|(_, since)| now.since(*since)).unwrap_or_default();
-    let duration = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
-    let expired = unchanged >= duration.map_or(DURATION, Duration::from_secs);
-    if holder != replica && !holder.is_empty() && !expired {
-        return Ok(false);
-    }
-    fill(&mut lease, replica);
-    taken(store.update(&lease).await)
-}
-
-/// Somebody else was faster: that is an answer, not an error.
-fn taken(result: Result<Lease, Error>) -> Result<bool, Error> {
     match result {
-        Ok(_) => Ok(true),
-        Err(error) if error.is_conflict() => Ok(false),
-        Err(error) => Err(error),
+        Ok(_) => tenancy.stepped(true, now),
+        // Somebody else was faster: that is an answer, not an error.
+        Err(error) if error.is_conflict() => tenancy.stepped(false, now),
+        Err(error) => return Err(error),
     }
+    Ok(())
 }
 
-fn fill(lease: &mut Lease, replica: &str) {
-    let now = Some(MicroTime(jiff::Timestamp::now()));
-    let spec = lease.spec.get_or_insert_default();
-    if spec.holder_identity.as_deref() != Some(replica) {
-        spec.holder_identity = Some(replica.into());
-        spec.acquire_time = now.clone();
-        spec.lease_transitions = Some(spec.lease_transitions.unwrap_or_default().saturating_add(1));
-    }
-    spec.lease_duration_seconds = i32::try_from(DURATION.as_secs()).ok();
-    spec.renew_time = now;
-}
-
-async fn release(store: &Store, replica: &str) -> Result<(), Error> {
-    let Some(mut lease) = store.get::<Lease>(Some(SYSTEM_NAMESPACE), CONTROLLER_LEASE).await? else { return Ok(()) };
-    let spec = lease.spec.get_or_insert_default();
-    if spec.holder_identity.as_deref() == Some(replica) {
-        spec.holder_identity = Some(String::new());
+async fn give_back(store: &Store, tenancy: &Tenancy) -> Result<(), Error> {
+    let found = store.get::<Lease>(Some(SYSTEM_NAMESPACE), CONTROLLER_LEASE).await?;
+    if let Some(lease) = tenancy.given_back(found) {
         store.update(&lease).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use api::ServiceImport;
+    use api::service_import::{ImportType, ServiceImportSpec};
+    use controller_core::plan::{Outcome, Verb, Write};
+    use store::folder;
+
+    use super::*;
+    use crate::writer::Writer;
+
+    fn import(name: &str) -> ServiceImport {
+        let spec = ServiceImportSpec { import_type: ImportType::Headless, ..ServiceImportSpec::default() };
+        let mut import = ServiceImport::new(name, spec);
+        import.metadata.namespace = Some("shop".into());
+        import
+    }
+
+    #[tokio::test]
+    async fn of_two_replicas_on_one_store_the_one_that_slept_past_its_deadline_writes_nothing() {
+        let made = tempfile::tempdir().unwrap();
+        let config = folder::Config { manifests: made.path().join("manifests"), state: made.path().join("state") };
+        std::fs::create_dir(&config.manifests).unwrap();
+        let store = tokio::task::spawn_blocking(move || folder::open(config)).await.unwrap().unwrap().0;
+        let mut replicas = ["a", "b"].map(|name| (Tenancy::new(name.into()), Leadership::default()));
+        // The test begins in what is the past by the clock: the first took the lease then, and slept until now.
+        let now = clock::now();
+        let ago = |seconds: u64| Instant::from_micros(now.as_micros().saturating_sub(seconds * 1_000_000));
+        for (replica, seconds) in [(0, 20), (1, 19), (1, 0)] {
+            let (tenancy, leadership) = &mut replicas[replica];
+            turn(&store, tenancy, ago(seconds)).await.unwrap();
+            leadership.set(tenancy.until());
+        }
+        let [mut sleeper, mut other] = replicas;
+        let write = |leadership: &Leadership, name: &str| {
+            let writer = Writer::new(store.clone(), leadership.clone());
+            let write = Write::new(Verb::Create, import(name));
+            async move { writer.carry_out(vec![write]).await.remove(0).outcome }
+        };
+        assert!(matches!(write(&sleeper.1, "late").await, Outcome::Failed { .. }));
+        assert!(matches!(write(&other.1, "new").await, Outcome::Written(_)));
+        let names: Vec<_> =
+            store.list::<ServiceImport>().await.unwrap().into_iter().filter_map(|i| i.metadata.name).collect();
+        assert_eq!(names, ["new"]);
+        // Awake, it looks before it does anything, and waits; its release takes nothing away from the other.
+        turn(&store, &mut sleeper.0, now).await.unwrap();
+        sleeper.1.set(sleeper.0.until());
+        assert!(!sleeper.1.may_write() && other.1.may_write());
+        give_back(&store, &sleeper.0).await.unwrap();
+        turn(&store, &mut other.0, now).await.unwrap();
+        assert!(other.0.until().is_some());
+    }
 }

@@ -17,6 +17,7 @@
 //! | many clusters' word → one service and its conflicts | [`merge`] |
 //! | clusterset IPs that stay | [`addresses`] |
 //! | the difference between what should be and what is | [`engine`], [`service_plan`], [`host_plan`], [`plan`] |
+//! | which replica writes | [`lease`] |
 //! | who is a member, and whose record is newer | [`membership`] |
 //! | conditions, and those of routing policies | [`condition`], [`policy`] |
 //!
@@ -35,6 +36,7 @@ pub mod conversation;
 pub mod engine;
 pub mod host_plan;
 pub mod index;
+pub mod lease;
 pub mod ledger;
 pub mod local;
 pub mod membership;

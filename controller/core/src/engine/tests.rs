@@ -402,3 +402,27 @@ fn a_rebuilt_cluster_wins_again_by_what_a_peer_remembers_and_only_for_as_long_as
     world.settle();
     assert_eq!(oldest(&world), "birch");
 }
+
+#[test]
+fn a_new_holder_of_the_lease_mends_what_the_old_one_left_half_done() {
+    let mut old = World::new();
+    old.hears("birch", 1, &["10.2.0.1"]);
+    old.settle();
+    // It was stopped in the middle: a slice is missing, another import should be gone.
+    let mut new = World::empty();
+    new.objects = old.objects.clone();
+    new.version = old.version;
+    new.objects.retain(|(kind, _), _| *kind != "EndpointSlice");
+    let mut left_over = old.import().unwrap();
+    left_over.metadata.name = Some("gone".into());
+    left_over.metadata.uid = Some("uid-gone".into());
+    let left_over: crate::plan::Object = left_over.into();
+    new.objects.insert(("ServiceImport", ObjectKey { namespace: "shop".into(), name: "gone".into() }), left_over);
+    new.show_resets();
+    new.put_namespace("shop");
+    new.hears("birch", 1, &["10.2.0.1"]);
+    new.engine.mark_all();
+    new.settle();
+    assert_eq!(new.slices(), old.slices());
+    assert!(new.get::<ServiceImport>("shop", "gone").is_none() && new.import().is_some());
+}
