@@ -24,6 +24,8 @@ pub struct ControllerReport {
     pub imports: usize,
     /// Services, as `namespace/name`, that nobody can answer for now.
     pub unserved: Vec<String>,
+    /// Exports, as `namespace/name`, with endpoints whose readiness nobody checks or states: `Unchecked`.
+    pub unchecked: Vec<String>,
     /// Documents that are not in force as they are written now.
     pub broken_documents: Vec<BrokenDocument>,
     pub peers: Vec<PeerSync>,

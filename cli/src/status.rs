@@ -120,7 +120,11 @@ fn heading(status: &Status) -> String {
     };
     let mut line = format!("{name}  v{}  {ready}/{} parts ready", env!("CARGO_PKG_VERSION"), status.parts.len());
     if let Some(controller) = &status.controller {
-        line.push_str(&format!("  exports {}  imports {}", controller.exports, controller.imports));
+        let unchecked = match controller.unchecked.len() {
+            0 => String::new(),
+            count => format!(" ({count} Unchecked)"),
+        };
+        line.push_str(&format!("  exports {}{unchecked}  imports {}", controller.exports, controller.imports));
     }
     line.push('\n');
     line
@@ -232,6 +236,16 @@ mod tests {
         let (text, outcome) = render(&amber(vec![path("birch", Reachability::Up, PathReason::Answering)]));
         assert_eq!(outcome, Outcome::Good);
         assert!(text.contains("birch  Up     9s   12.3ms  0.0%  1420  9/17             0.3s"), "{text}");
+    }
+
+    #[test]
+    fn exports_whose_endpoints_nobody_checks_are_counted_and_are_no_fault() {
+        let mut status = amber(vec![path("birch", Reachability::Up, PathReason::Answering)]);
+        let controller = status.controller.as_mut().unwrap();
+        (controller.exports, controller.unchecked) = (2, vec!["shop/web".into()]);
+        let (text, outcome) = render(&status);
+        assert!(text.contains("exports 2 (1 Unchecked)"), "{text}");
+        assert_eq!(outcome, Outcome::Good);
     }
 
     #[test]

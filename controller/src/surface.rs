@@ -13,6 +13,7 @@ use api::report::{AgentReport, ControllerReport, EventReport, PeerSync, RefusalR
 use api::surface::{Readiness, Surface};
 use api::time::{Instant, WallTime};
 use controller_core::Engine;
+use controller_core::advertisement::ServiceName;
 use serde_json::Value;
 use store::feed::Role;
 use store::journal::{self, Journal, Transition};
@@ -24,7 +25,7 @@ use crate::metrics::{Counted, Gauges, Metrics};
 const MAX_EVENTS: usize = 1_000;
 /// How often the whole picture is drawn anew; it costs a look at every export.
 const REDRAW: Duration = Duration::from_millis(400);
-/// Unserved services that are listed by name.
+/// Unserved services, and unchecked ones, that are listed by name.
 const MAX_UNSERVED: usize = 1_000;
 
 #[derive(Clone, Copy, Debug)]
@@ -190,10 +191,17 @@ fn report(engine: &Engine, leads: bool) -> ControllerReport {
         leader: leads,
         exports: engine.local().exports().count(),
         imports: engine.imports().len(),
+        unchecked: unchecked(engine),
         unserved: engine.unserved().iter().take(MAX_UNSERVED).map(ToString::to_string).collect(),
         peers: peers.collect(),
         ..ControllerReport::default()
     }
+}
+
+fn unchecked(engine: &Engine) -> Vec<String> {
+    let has_unchecked = |name: &ServiceName| engine.local().verdict(name).is_some_and(|verdict| verdict.unchecked > 0);
+    let exports = engine.local().exports().map(|(name, _)| name).filter(has_unchecked);
+    exports.take(MAX_UNSERVED).map(|name| name.to_string()).collect()
 }
 
 fn gauges(engine: &Engine, leads: bool) -> Gauges {

@@ -40,6 +40,8 @@ pub struct ExportVerdict {
     pub endpoints: usize,
     /// Endpoints kept back because their node has no ready agent.
     pub withheld: usize,
+    /// Endpoints that count as ready because nothing says otherwise: no check asks them, and their slice does not tell.
+    pub unchecked: usize,
 }
 
 pub struct LocalIndex {
@@ -283,7 +285,7 @@ impl LocalIndex {
         let key = ObjectKey::from(name);
         let Some(export) = self.exports.get(&key) else { return (None, nothing) };
         let refused = |valid, ready, message: &str| {
-            Some(ExportVerdict { valid, ready, message: message.into(), endpoints: 0, withheld: 0 })
+            Some(ExportVerdict { valid, ready, message: message.into(), endpoints: 0, withheld: 0, unchecked: 0 })
         };
         if export.metadata.deletion_timestamp.is_some() || !self.has_namespace(&name.namespace) {
             let message = "The export or its namespace is being deleted.";
@@ -315,7 +317,7 @@ impl LocalIndex {
         let first_exported = self.recall.first_exported(name, first_exported(&mut self.since, name, export, now));
         let publish_unready = spec.publish_not_ready_addresses == Some(true);
         let mut items = BTreeMap::new();
-        let (mut total, mut withheld) = (0, 0);
+        let (mut total, mut withheld, mut unchecked) = (0, 0, 0);
         let mut families = BTreeSet::new();
         let mut nodes = BTreeSet::new();
         for slice_name in self.slices_of.get(name).into_iter().flatten() {
@@ -330,7 +332,11 @@ impl LocalIndex {
                     withheld += endpoint.addresses.len();
                     continue;
                 }
-                let ready = publish_unready || endpoint.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true);
+                let told = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready);
+                if told.is_none() && !publish_unready && !has_check(slice) {
+                    unchecked += endpoint.addresses.len();
+                }
+                let ready = publish_unready || told.unwrap_or(true);
                 let addresses = endpoint.addresses.iter().filter_map(|text| text.parse::<IpAddr>().ok());
                 endpoints.extend(addresses.filter(|address| Family::of(*address) == family).map(|address| {
                     AdvertisedEndpoint {
@@ -389,8 +395,21 @@ impl LocalIndex {
                 format!("Exported with {total} endpoints; {withheld} more are on nodes whose agent is not ready."),
             ),
         };
-        (Some(ExportVerdict { valid: ServiceReason::Valid, ready, message, endpoints: total, withheld }), items)
+        let message = match unchecked {
+            0 => message,
+            _ => format!(
+                "{message} {unchecked} are Unchecked: nothing says whether they are ready; annotation {} on the EndpointSlice lets their nodes ask.",
+                names::CHECK
+            ),
+        };
+        let valid = ServiceReason::Valid;
+        (Some(ExportVerdict { valid, ready, message, endpoints: total, withheld, unchecked }), items)
     }
+}
+
+/// Whether the nodes ask the slice's endpoints if they are ready.
+fn has_check(slice: &EndpointSlice) -> bool {
+    slice.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(names::CHECK))
 }
 
 /// The Service a slice belongs to; `None` for slices the controller writes and for those of no Service.

@@ -10,12 +10,13 @@ use api::keys::IdentityKey;
 use api::member_record::SignedRecord;
 use api::time::{Instant, WallTime};
 use api::{ClusterId, ClusterMember, ClusterPeer, RoutingPolicy};
+use kube::core::object::HasStatus;
 
 use crate::condition::{self, Status, Wanted};
 use crate::engine::{Engine, Talk};
 use crate::index::ObjectKey;
 use crate::membership::{self, Heard, RecordVerdict};
-use crate::plan::{Verb, Write};
+use crate::plan::{Object, Verb, Write};
 use crate::policy;
 
 /// Clusters heard of that are kept: an operator decides on them one by one.
@@ -150,12 +151,7 @@ impl Engine {
             }
         };
         status.conditions = condition::merged(&status.conditions, &[ready], local.metadata.generation, wall);
-        if local.status.as_ref() == Some(&status) {
-            return Vec::new();
-        }
-        let mut local = local.clone();
-        local.status = Some(status);
-        vec![Write::new(Verb::UpdateStatus, local)]
+        status_write(local, status).into_iter().collect()
     }
 
     pub(crate) fn plan_peer(&mut self, name: &str, wall: WallTime) -> Vec<Write> {
@@ -183,12 +179,7 @@ impl Engine {
         }
         let wanted = self.peer_conditions(peer, &id, talk);
         status.conditions = condition::merged(&status.conditions, &wanted, peer.metadata.generation, wall);
-        if peer.status.as_ref() == Some(&status) {
-            return Vec::new();
-        }
-        let mut peer = peer.clone();
-        peer.status = Some(status);
-        vec![Write::new(Verb::UpdateStatus, peer)]
+        status_write(peer, status).into_iter().collect()
     }
 
     fn peer_conditions(&self, peer: &ClusterPeer, id: &ClusterId, talk: &Talk) -> [Wanted; 3] {
@@ -280,12 +271,7 @@ impl Engine {
         );
         let wanted = Wanted::new(ConditionType::Accepted, Status::Unknown, Reason::NeverConnected, message);
         status.conditions = condition::merged(&status.conditions, &[wanted], member.metadata.generation, wall);
-        if member.status.as_ref() == Some(&status) {
-            return Vec::new();
-        }
-        let mut member = member.clone();
-        member.status = Some(status);
-        vec![Write::new(Verb::UpdateStatus, member)]
+        status_write(member, status).into_iter().collect()
     }
 
     pub(crate) fn plan_policies(&mut self, namespace: &str, wall: WallTime) -> Vec<Write> {
@@ -297,11 +283,7 @@ impl Engine {
             let wanted = verdicts.get(policy.metadata.name.as_deref()?)?;
             let mut status = policy.status.clone().unwrap_or_default();
             status.conditions = condition::merged(&status.conditions, wanted, policy.metadata.generation, wall);
-            (policy.status.as_ref() != Some(&status)).then(|| {
-                let mut policy = policy.clone();
-                policy.status = Some(status);
-                Write::new(Verb::UpdateStatus, policy)
-            })
+            status_write(policy, status)
         });
         statuses.collect()
     }
@@ -312,12 +294,21 @@ impl Engine {
             let wanted = verdicts.get(policy.metadata.name.as_deref()?)?;
             let mut status = policy.status.clone().unwrap_or_default();
             status.conditions = condition::merged(&status.conditions, wanted, policy.metadata.generation, wall);
-            (policy.status.as_ref() != Some(&status)).then(|| {
-                let mut policy = policy.clone();
-                policy.status = Some(status);
-                Write::new(Verb::UpdateStatus, policy)
-            })
+            status_write(policy, status)
         });
         statuses.collect()
     }
+}
+
+/// The write that gives an object this status; none where it has it already.
+fn status_write<K>(object: &K, status: K::Status) -> Option<Write>
+where
+    K: HasStatus<Status: PartialEq> + Clone + Into<Object>,
+{
+    if object.status() == Some(&status) {
+        return None;
+    }
+    let mut object = object.clone();
+    *object.status_mut() = Some(status);
+    Some(Write::new(Verb::UpdateStatus, object))
 }

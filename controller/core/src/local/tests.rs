@@ -130,6 +130,26 @@ fn an_endpoint_whose_nodes_agent_is_not_ready_is_kept_back_and_named() {
 }
 
 #[test]
+fn endpoints_that_nobody_checks_count_as_ready_and_are_called_unchecked() {
+    let mut index = exported();
+    let endpoints =
+        json!([{ "addresses": ["10.1.0.1"] }, { "addresses": ["10.1.0.2"], "conditions": { "ready": true } }]);
+    let with_check = |mut slice: EndpointSlice| {
+        let annotations = slice.metadata.annotations.get_or_insert_default();
+        annotations.insert(names::CHECK.into(), "tcp".into());
+        slice
+    };
+    index.observe_slices(Observed::Applied(slice("web-1", endpoints.clone())));
+    index.refresh(time(100));
+    let verdict = index.verdict(&web()).unwrap();
+    assert!(verdict.unchecked == 1 && verdict.message.contains("1 are Unchecked"), "{verdict:?}");
+    assert!(index.advertisement().slices(&web()).all(|(_, slice)| slice.endpoints.iter().all(|one| one.ready)));
+    index.observe_slices(Observed::Applied(with_check(slice("web-1", endpoints))));
+    index.refresh(time(100));
+    assert_eq!(index.verdict(&web()).unwrap().unchecked, 0);
+}
+
+#[test]
 fn a_namespace_that_is_being_deleted_exports_nothing() {
     let mut index = exported();
     let namespace = json!({ "apiVersion": "v1", "kind": "Namespace",
