@@ -7,9 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
-use api::health::HealthReport;
 use arc_swap::ArcSwap;
-use prober::Targets;
+use prober::{News, Targets};
 use store::{Event, Store, Watch};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -39,7 +38,7 @@ impl Keeper {
     pub(crate) async fn run(
         mut self,
         store: Store,
-        mut reports: mpsc::Receiver<HealthReport>,
+        mut reports: mpsc::Receiver<News>,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
         let mut changes = follow(&store);
@@ -53,7 +52,10 @@ impl Keeper {
                     Some(change) => self.view.apply(change, clock::now()),
                     None => bail!("the store ended: no change of a name would be seen any more"),
                 },
-                Some(report) = reports.recv() => self.view.take_report(report, clock::now()),
+                Some(news) = reports.recv() => match news {
+                    News::Asked(slot) => self.view.asked(slot),
+                    News::Report(report) => self.view.take_report(report, clock::now()),
+                },
                 () = tokio::time::sleep(pause) => {}
             }
             let now = clock::now();

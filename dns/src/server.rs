@@ -113,12 +113,12 @@ pub async fn start_at(config: Config, store: Store, stop: CancellationToken) -> 
 
     let shown = Arc::new(ArcSwap::from_pointee(Shown { awaited: view.awaited().collect(), ..Shown::default() }));
     let surface = DnsSurface { store: store.clone(), zone: Arc::clone(&zone), shown: Arc::clone(&shown), tallies };
-    follow(&config, view, store, zone, shown, &stop, &mut tasks).await;
+    follow(&config, view, store, zone, shown, &stop, &mut tasks);
     tracing::info!(?addresses, workers, "answering names of {}", config.zone);
     Ok(Running { surface: Arc::new(surface), addresses, work: tokio::spawn(until_stopped(tasks, wake, stop)) })
 }
 
-async fn follow(
+fn follow(
     config: &Config,
     view: View,
     store: Store,

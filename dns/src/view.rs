@@ -234,6 +234,11 @@ impl View {
         }
     }
 
+    /// The gateway of this slot was asked for a report.
+    pub fn asked(&mut self, slot: u16) {
+        self.reports.asked(slot);
+    }
+
     /// Takes a gateway's report.
     pub fn take_report(&mut self, report: HealthReport, now: Instant) {
         // A slot nobody speaks of any more may still have a datagram under way.

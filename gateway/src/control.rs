@@ -185,7 +185,7 @@ impl ControlThread {
             if now >= self.paths.next_deadline() {
                 self.paths.poll(&self.sessions, &mut out, now);
             }
-            self.send(lanes, &mut sender, &mut out);
+            // Before anything is sent: a peer that is told that its drain was seen gets no more packets of new batches.
             if let Some(table) = self.paths.take_table_change() {
                 for (lane, sessions) in lanes.iter().zip(&self.sessions) {
                     lane.publish(View { table: Arc::clone(&table), sessions: sessions.clone() });
@@ -193,6 +193,7 @@ impl ControlThread {
                 next_snapshot = now;
                 self.publish_reachable(now);
             }
+            self.send(lanes, &mut sender, &mut out);
             self.take_events();
             if now >= next_limit {
                 next_limit = now + LIMIT_PERIOD;

@@ -28,6 +28,9 @@ use crate::wall_clock::WallClock;
 
 /// How long a gateway that goes away waits for everybody to know (kernel.md, section 1).
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+/// How long it goes on forwarding after that: what the last of them sent before it knew is still under way, through
+/// queues of hosts that are busy. The round trip to the farthest peer comes on top.
+const DRAIN_LINGER: Duration = Duration::from_millis(200);
 /// How often it looks whether they do.
 const DRAIN_LOOK: Duration = Duration::from_millis(10);
 
@@ -318,6 +321,8 @@ impl Gateway {
             while clock::now() < limit && !everybody_knows() {
                 tokio::time::sleep(DRAIN_LOOK).await;
             }
+            let farthest = control.snapshot().links.iter().filter_map(|link| link.status.round_trip).max();
+            tokio::time::sleep(DRAIN_LINGER + farthest.unwrap_or_default().min(DRAIN_LIMIT)).await;
             tracing::info!(everybody_knows = everybody_knows(), "drained; withdrawing");
         }
         self.report(Reason::Draining).await;

@@ -4,6 +4,7 @@
 //! What both ends can see (a pulled cable, an MTU, a rate) belongs to [`crate::link::Port`].
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use anyhow::{Result, ensure};
 use nlink::netlink::nftables::{
@@ -20,6 +21,8 @@ use crate::world::World;
 /// The table of obstacles, one for routed and one for switched packets.
 const OBSTACLES: &str = "world_obstacles";
 const NAT: &str = "world_nat";
+/// The table of nodes that do not reach some clusters.
+const PARTITION: &str = "world_partition";
 /// Before every other chain, so that nothing else counts a packet which the wire has lost.
 const FIRST: Priority = Priority::Custom(-500);
 /// Loss is given in thousandths.
@@ -34,6 +37,9 @@ pub(crate) struct Obstacle {
     to: Option<String>,
     lost_in_thousand: u32,
 }
+
+/// The beginning of a range and its length.
+type Place = (IpAddr, u8);
 
 /// The obstacles of one router.
 pub(crate) type Obstacles = BTreeSet<Obstacle>;
@@ -126,6 +132,36 @@ impl Node {
     pub fn cut_off(&self) -> Result<()> {
         self.mute()?;
         self.deafen()
+    }
+
+    /// Loses every packet between this node and another cluster, silently; it reaches its own cluster and all others.
+    /// `router` is that of its own cluster.
+    pub fn cut_off_from(&self, other: &Cluster, router: &Host) -> Result<()> {
+        let (own, theirs) = (self.addresses(), other.ranges().underlay());
+        let between = |one: Place, another: Place| {
+            let rule = Rule::new(PARTITION, "passing");
+            let rule = match one {
+                (IpAddr::V4(address), length) => rule.match_saddr_v4(address, length),
+                (IpAddr::V6(address), length) => rule.match_saddr_v6(address, length),
+            };
+            match another {
+                (IpAddr::V4(address), length) => rule.match_daddr_v4(address, length),
+                (IpAddr::V6(address), length) => rule.match_daddr_v6(address, length),
+            }
+        };
+        let mut rules = Vec::new();
+        for (own, theirs) in own.both().into_iter().zip(theirs.both()) {
+            let own = (own, if own.is_ipv4() { 32 } else { 128 });
+            let theirs = (theirs.network(), theirs.prefix_len());
+            rules.extend([between(own, theirs).counter().drop(), between(theirs, own).counter().drop()]);
+        }
+        let passing = chain(PARTITION, Family::Inet, "passing", BaseChain::filter(FilterHook::Forward, FIRST))?;
+        replace_table(router, PARTITION, Family::Inet, vec![passing], rules)
+    }
+
+    /// Undoes [`Self::cut_off_from`].
+    pub fn mend_all(&self, router: &Host) -> Result<()> {
+        replace_table(router, PARTITION, Family::Inet, Vec::new(), Vec::new())
     }
 
     /// Undoes [`Self::mute`], [`Self::deafen`] and [`Self::cut_off`].

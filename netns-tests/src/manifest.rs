@@ -17,6 +17,9 @@ pub struct LocalCluster {
     /// `Exported` or `Open`.
     pub pod_reachability: &'static str,
     pub labels: Vec<(String, String)>,
+    /// How many gateways there may be, and lanes in each.
+    pub slots: u8,
+    pub lanes: u8,
     /// Where peers dial the gateways: nothing, for the gateway's own addresses.
     pub external_addresses: Vec<String>,
 }
@@ -33,6 +36,8 @@ impl LocalCluster {
             cluster_set_prefixes: texts(cluster.ranges().clusterset()),
             pod_reachability: "Exported",
             labels: Vec::new(),
+            slots: u8::try_from(cluster.gateways().len()).unwrap_or(u8::MAX).max(1),
+            lanes: 1,
             external_addresses: Vec::new(),
         }
     }
@@ -46,8 +51,9 @@ impl fmt::Display for LocalCluster {
         writeln!(f, "  infrastructurePrefixes: [{}]", quoted(&self.infrastructure_prefixes))?;
         writeln!(f, "  clusterSetPrefixes: [{}]", quoted(&self.cluster_set_prefixes))?;
         writeln!(f, "  podReachability: {}", self.pod_reachability)?;
+        writeln!(f, "  gateways:\n    slots: {}\n    lanes: {}", self.slots, self.lanes)?;
         if !self.external_addresses.is_empty() {
-            writeln!(f, "  gateways:\n    externalAddresses: [{}]", quoted(&self.external_addresses))?;
+            writeln!(f, "    externalAddresses: [{}]", quoted(&self.external_addresses))?;
         }
         if !self.labels.is_empty() {
             writeln!(f, "  labels:")?;

@@ -7,7 +7,6 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant as StdInstant};
 
 use anyhow::Context;
-use api::health::HealthReport;
 use api::health::message::AgentKey;
 use api::kubernetes::Secret;
 use api::names;
@@ -16,7 +15,7 @@ use arc_swap::ArcSwap;
 use kernel::core::{Change, DeviceName, State, difference};
 use kernel::{DeviceEvent, Kernel};
 use node_core::{Input, Look, Looks, NodeCore, ObjectChange};
-use prober::Targets;
+use prober::{News, Targets};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -46,9 +45,12 @@ pub(crate) enum Told {
     Found(Box<Found>),
 }
 
-impl From<HealthReport> for Told {
-    fn from(report: HealthReport) -> Self {
-        Self::Input(Box::new(Input::Report(report)))
+impl From<News> for Told {
+    fn from(news: News) -> Self {
+        Self::Input(Box::new(match news {
+            News::Asked(slot) => Input::Asked(slot),
+            News::Report(report) => Input::Report(report),
+        }))
     }
 }
 

@@ -6,22 +6,24 @@
 
 mod questions;
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
-
 use api::health::HealthReport;
 use api::health::message::{AgentKey, MAX_MESSAGE, Nonce};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
-use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::questions::Questions;
+use crate::questions::{INTERVAL, Questions};
 
-/// Between two questions to one gateway. Routing takes a gateway as silent after four of them
-/// (`routing::gateway_reports::SILENCE`).
-const INTERVAL: Duration = Duration::from_millis(100);
+/// What a prober tells.
+#[derive(Clone, Debug, PartialEq)]
+pub enum News {
+    /// The gateway of this slot was asked.
+    Asked(u16),
+    /// A gateway's verified answer.
+    Report(HealthReport),
+}
 
 /// Whom to ask, and as whom.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -45,18 +47,20 @@ impl Targets {
     }
 }
 
-/// Asks every gateway, ten times a second, and hands on what they answer as `Told`.
+/// Asks every gateway, ten times a second and more often while an answer is late, and hands on what they answer as `Told`.
 pub struct Prober<Told> {
     targets: watch::Receiver<Targets>,
     told: mpsc::Sender<Told>,
     questions: Questions,
+    /// Who was known to be going away when last looked.
+    draining: Vec<u16>,
     round: usize,
 }
 
-impl<Told: From<HealthReport>> Prober<Told> {
+impl<Told: From<News>> Prober<Told> {
     /// `agent` is the name of this node or DNS server, as its key was made for it.
     pub fn new(agent: String, targets: watch::Receiver<Targets>, told: mpsc::Sender<Told>) -> Self {
-        Self { targets, told, questions: Questions::new(agent), round: 0 }
+        Self { targets, told, questions: Questions::new(agent), draining: Vec::new(), round: 0 }
     }
 
     /// Asks until `stop` is cancelled, or until nobody listens any more.
@@ -64,54 +68,71 @@ impl<Told: From<HealthReport>> Prober<Told> {
         // A host may lack a family; gateways of that family are then out of reach for good reason.
         let v4 = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await.ok();
         let v6 = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).await.ok();
-        let mut tick = tokio::time::interval(INTERVAL);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut first, mut second) = ([0u8; MAX_MESSAGE + 1], [0u8; MAX_MESSAGE + 1]);
+        self.take_targets();
         loop {
-            let report = tokio::select! {
+            let pause = self.questions.next_due().map_or(INTERVAL, |due| due.since(clock::now()));
+            let news = tokio::select! {
                 () = stop.cancelled() => return,
                 changed = self.targets.changed() => {
                     if changed.is_err() {
                         return;
                     }
-                    // A gateway that is new is asked at once: packets wait for it.
-                    self.ask(v4.as_ref(), v6.as_ref()).await;
-                    None
+                    self.take_targets();
+                    self.ask(v4.as_ref(), v6.as_ref()).await
                 }
-                _ = tick.tick() => {
-                    self.ask(v4.as_ref(), v6.as_ref()).await;
-                    None
-                }
-                received = receive(v4.as_ref(), &mut first) => self.questions.take(&first[..received]),
-                received = receive(v6.as_ref(), &mut second) => self.questions.take(&second[..received]),
+                () = tokio::time::sleep(pause) => self.ask(v4.as_ref(), v6.as_ref()).await,
+                received = receive(v4.as_ref(), &mut first) => self.take(&first[..received]),
+                received = receive(v6.as_ref(), &mut second) => self.take(&second[..received]),
             };
-            if let Some(report) = report
-                && self.told.send(Told::from(report)).await.is_err()
-            {
-                return;
+            for news in news {
+                if self.told.send(Told::from(news)).await.is_err() {
+                    return;
+                }
             }
         }
     }
 
-    /// Asks every gateway; one with several addresses by another one each time, so that a broken family costs a round.
-    async fn ask(&mut self, v4: Option<&UdpSocket>, v6: Option<&UdpSocket>) {
+    /// Gateways that are new are asked at once, for packets wait for them; those that leave wait for our word.
+    fn take_targets(&mut self) {
         let targets = self.targets.borrow_and_update().clone();
-        self.questions.retain(|slot| targets.gateways.contains_key(&slot));
-        self.round = self.round.wrapping_add(1);
-        let Some(key) = targets.key else { return };
+        // Without a key nobody can be asked.
+        let slots = targets.gateways.keys().copied().filter(|_| targets.key.is_some());
+        self.questions.set_gateways(slots);
+        for slot in targets.draining.iter().filter(|slot| !self.draining.contains(slot)) {
+            self.questions.hurry(*slot);
+        }
+        self.draining = targets.draining;
+    }
+
+    /// Asks every gateway that is due; one with several addresses by another one each time, so that a broken family costs
+    /// a round.
+    async fn ask(&mut self, v4: Option<&UdpSocket>, v6: Option<&UdpSocket>) -> Vec<News> {
+        let targets = self.targets.borrow().clone();
+        let now = clock::now();
+        let mut asked = Vec::new();
+        let Some(key) = targets.key else { return asked };
         let socket = |address: IpAddr| if address.is_ipv4() { v4 } else { v6 };
-        for (slot, addresses) in &targets.gateways {
+        self.round = self.round.wrapping_add(1);
+        for slot in self.questions.due(now) {
+            let addresses = targets.gateways.get(&slot).map(Vec::as_slice).unwrap_or_default();
             let ways: Vec<_> = addresses.iter().filter_map(|to| socket(to.ip()).map(|socket| (socket, *to))).collect();
             let Some((socket, to)) = ways.get(self.round % ways.len().max(1)) else { continue };
             let mut nonce = Nonce::default();
             if let Err(error) = getrandom::fill(&mut nonce) {
                 tracing::warn!(%error, "no random numbers from the kernel: the gateways are not asked");
-                return;
+                return asked;
             }
-            let request = self.questions.ask(*slot, nonce, &key, targets.draining.contains(slot));
+            let request = self.questions.ask(slot, nonce, &key, targets.draining.contains(&slot), now);
             // What cannot be sent is not answered, and silence is what counts.
             let _ = socket.send_to(&request, *to).await;
+            asked.push(News::Asked(slot));
         }
+        asked
+    }
+
+    fn take(&mut self, datagram: &[u8]) -> Vec<News> {
+        self.questions.take(datagram).map(News::Report).into_iter().collect()
     }
 }
 
@@ -134,7 +155,7 @@ mod tests {
         let key = MasterKey { id: 3, secret: [9; 32] }.agent_key("worker");
         let gateways = BTreeMap::from([(0, vec![gateway.local_addr().unwrap()])]);
         let (_targets, seen) = watch::channel(Targets { gateways, key: Some(key.clone()), draining: vec![] });
-        let (told, mut heard) = mpsc::channel::<HealthReport>(8);
+        let (told, mut heard) = mpsc::channel::<News>(8);
         let stop = CancellationToken::new();
         let running = tokio::spawn(Prober::new("worker".into(), seen, told).run(stop.clone()));
         let mut buffer = [0; MAX_MESSAGE];
@@ -153,7 +174,8 @@ mod tests {
         for page in report(0).encode(&request.nonce, &key) {
             gateway.send_to(&page, from).await.unwrap();
         }
-        assert_eq!(heard.recv().await.expect("a report"), report(0));
+        assert_eq!(heard.recv().await, Some(News::Asked(0)));
+        assert_eq!(heard.recv().await, Some(News::Report(report(0))));
         stop.cancel();
         running.await.unwrap();
     }
@@ -163,7 +185,7 @@ mod tests {
         let gateway = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let gateways = BTreeMap::from([(0, vec![gateway.local_addr().unwrap()])]);
         let (targets, seen) = watch::channel(Targets { gateways: gateways.clone(), key: None, draining: vec![] });
-        let (told, _heard) = mpsc::channel::<HealthReport>(8);
+        let (told, _heard) = mpsc::channel::<News>(8);
         let stop = CancellationToken::new();
         let running = tokio::spawn(Prober::new("worker".into(), seen, told).run(stop.clone()));
         let key = MasterKey { id: 3, secret: [9; 32] }.agent_key("worker");

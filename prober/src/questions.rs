@@ -1,56 +1,122 @@
-//! [`Questions`]: what a gateway may still answer. It thinks: datagrams and nonces in, requests and reports out.
+//! [`Questions`]: when a gateway is asked, and what it may still answer. It thinks: datagrams, nonces and the time in,
+//! requests and reports out.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use api::health::HealthReport;
 use api::health::message::{AgentKey, HealthRequest, Nonce, ReplyPage, ReplyPages};
+use api::time::Instant;
 
-/// Questions to one gateway that may still be answered: an answer as late as the silence that ends a gateway's use
-/// (four intervals) is of no use any more.
-const OPEN: usize = 4;
+/// Between two questions to one gateway while it answers.
+pub(crate) const INTERVAL: Duration = Duration::from_millis(100);
+
+/// Between two questions while an answer is late: so the ten questions without which nobody is taken as silent
+/// (`routing::gateway_reports::UNANSWERED`) fit into the time after which it is (`SILENCE`, 400 ms).
+const FAST: Duration = Duration::from_millis(20);
+
+/// An answer is late after this: more than a busy two-core machine makes a process wait, and after an interval of silence
+/// there is still time for ten questions.
+const LATE: Duration = Duration::from_millis(60);
+
+/// After so many questions in vain there is no hurry any more: the verdict is in, and the gateway will be asked for as
+/// long as it has its slot.
+const HURRIED: usize = 20;
+
+/// Questions to one gateway that may still be answered: an answer as late as the silence that ends a gateway's use is of
+/// no use any more.
+const OPEN: usize = HURRIED;
 
 struct Question {
     nonce: Nonce,
     key: AgentKey,
     pages: ReplyPages,
+    at: Instant,
 }
 
-/// The latest questions to each gateway, by its slot, the newest last.
+/// What concerns one gateway.
+#[derive(Default)]
+struct Asking {
+    /// The newest last.
+    open: VecDeque<Question>,
+    /// Questions since the last answer.
+    in_vain: usize,
+    /// When to ask if nothing is late; none for now.
+    next: Option<Instant>,
+}
+
+impl Asking {
+    fn due(&self) -> Instant {
+        let Some(next) = self.next else { return Instant::default() };
+        match (self.open.front(), self.open.back()) {
+            (Some(first), Some(last)) if self.in_vain < HURRIED => next.min((first.at + LATE).max(last.at + FAST)),
+            _ => next,
+        }
+    }
+}
+
+/// The latest questions to each gateway, by its slot.
 pub(crate) struct Questions {
     agent: String,
-    open: BTreeMap<u16, VecDeque<Question>>,
+    gateways: BTreeMap<u16, Asking>,
 }
 
 impl Questions {
     pub(crate) fn new(agent: String) -> Self {
-        Self { agent, open: BTreeMap::new() }
+        Self { agent, gateways: BTreeMap::new() }
     }
 
-    /// Forgets the questions to gateways that are none any more.
-    pub(crate) fn retain(&mut self, is_gateway: impl Fn(u16) -> bool) {
-        self.open.retain(|slot, _| is_gateway(*slot));
+    /// Asks these gateways from now on, those that are new at once, and forgets all others.
+    pub(crate) fn set_gateways(&mut self, slots: impl IntoIterator<Item = u16>) {
+        let mut before = std::mem::take(&mut self.gateways);
+        self.gateways = slots.into_iter().map(|slot| (slot, before.remove(&slot).unwrap_or_default())).collect();
+    }
+
+    /// Asks a gateway at once: there is something to tell it.
+    pub(crate) fn hurry(&mut self, slot: u16) {
+        if let Some(asking) = self.gateways.get_mut(&slot) {
+            asking.next = None;
+        }
+    }
+
+    /// The gateways to ask now. Each counts as asked, whether a question can be sent or not.
+    pub(crate) fn due(&mut self, now: Instant) -> Vec<u16> {
+        let due = self.gateways.iter_mut().filter(|(_, asking)| asking.due() <= now);
+        due.map(|(slot, asking)| {
+            asking.next = Some(now + INTERVAL);
+            *slot
+        })
+        .collect()
+    }
+
+    /// When somebody is due next.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        self.gateways.values().map(Asking::due).min()
     }
 
     /// The request to send to the gateway in `slot`. The nonce has never been used before.
-    pub(crate) fn ask(&mut self, slot: u16, nonce: Nonce, key: &AgentKey, saw_draining: bool) -> Vec<u8> {
-        let open = self.open.entry(slot).or_default();
-        while open.len() >= OPEN {
-            open.pop_front();
+    pub(crate) fn ask(&mut self, slot: u16, nonce: Nonce, key: &AgentKey, saw_draining: bool, now: Instant) -> Vec<u8> {
+        if let Some(asking) = self.gateways.get_mut(&slot) {
+            while asking.open.len() >= OPEN {
+                asking.open.pop_front();
+            }
+            asking.open.push_back(Question { nonce, key: key.clone(), pages: ReplyPages::default(), at: now });
+            asking.in_vain = asking.in_vain.saturating_add(1);
         }
-        open.push_back(Question { nonce, key: key.clone(), pages: ReplyPages::default() });
         HealthRequest { agent: self.agent.clone(), nonce, saw_draining }.encode(key)
     }
 
     /// Takes a page from whoever proves to have been asked; the report when the page completes one.
     pub(crate) fn take(&mut self, datagram: &[u8]) -> Option<HealthReport> {
-        for (slot, questions) in &mut self.open {
+        for (slot, asking) in &mut self.gateways {
             // Most answers are to the newest question.
-            for (place, question) in questions.iter_mut().enumerate().rev() {
+            for (place, question) in asking.open.iter_mut().enumerate().rev() {
                 let page = ReplyPage::decode(datagram, &question.key, &question.nonce);
                 let Some(page) = page.ok().filter(|page| page.slot == *slot) else { continue };
                 let report = question.pages.add(page)?;
                 // Answers to earlier questions would be older news, and this one counts once.
-                questions.drain(..=place);
+                asking.open.drain(..=place);
+                asking.in_vain = asking.open.len();
                 return Some(report);
             }
         }
@@ -64,7 +130,11 @@ mod tests {
 
     use super::*;
 
-    const NONCES: [Nonce; 6] = [[1; 16], [2; 16], [3; 16], [4; 16], [5; 16], [6; 16]];
+    const NONCES: [Nonce; 3] = [[1; 16], [2; 16], [3; 16]];
+
+    const fn at(millis: u64) -> Instant {
+        Instant::from_millis(1_000 + millis)
+    }
 
     fn key() -> AgentKey {
         MasterKey { id: 3, secret: [9; 32] }.agent_key("worker")
@@ -76,8 +146,9 @@ mod tests {
 
     fn asked(slot: u16, nonces: &[Nonce]) -> Questions {
         let mut questions = Questions::new("worker".to_owned());
+        questions.set_gateways([slot]);
         for nonce in nonces {
-            questions.ask(slot, *nonce, &key(), false);
+            questions.ask(slot, *nonce, &key(), false, at(0));
         }
         questions
     }
@@ -102,15 +173,64 @@ mod tests {
         let forged = MasterKey { id: 3, secret: [8; 32] }.agent_key("worker");
         assert_eq!(questions.take(&answer(0, &NONCES[0], &forged)), None);
         assert_eq!(questions.take(&answer(1, &NONCES[0], &key())), None);
-        assert_eq!(questions.take(&answer(0, &NONCES[5], &key())), None);
+        assert_eq!(questions.take(&answer(0, &[9; 16], &key())), None);
         assert_eq!(questions.take(&answer(0, &NONCES[0], &key())), Some(report(0)));
     }
 
     #[test]
     fn questions_too_old_and_questions_to_gateways_that_went_are_forgotten() {
-        let mut questions = asked(0, &NONCES);
-        assert_eq!(questions.take(&answer(0, &NONCES[1], &key())), None, "four younger ones are open");
-        questions.retain(|slot| slot != 0);
-        assert_eq!(questions.take(&answer(0, &NONCES[5], &key())), None, "no gateway any more");
+        let nonces: Vec<Nonce> = (0..=OPEN).map(|number| [number as u8; 16]).collect();
+        let mut questions = asked(0, &nonces);
+        assert_eq!(questions.take(&answer(0, &nonces[0], &key())), None, "as many younger ones are open as may be");
+        questions.set_gateways([1]);
+        assert_eq!(questions.take(&answer(0, &nonces[OPEN], &key())), None, "no gateway any more");
+    }
+
+    /// When gateway 0 is asked within `end` milliseconds, if each question is answered as `answers` says.
+    fn asked_at(end: u64, answers: impl Fn(u64) -> bool) -> Vec<u64> {
+        let mut questions = asked(0, &[]);
+        let mut times = Vec::new();
+        for time in 0..end {
+            for slot in questions.due(at(time)) {
+                let nonce = [times.len() as u8; 16];
+                questions.ask(slot, nonce, &key(), false, at(time));
+                times.push(time);
+                if answers(time) {
+                    questions.take(&answer(slot, &nonce, &key()));
+                }
+            }
+            assert!(questions.next_due().is_some_and(|due| due > at(time)), "everybody due was asked");
+        }
+        times
+    }
+
+    #[test]
+    fn a_gateway_that_answers_is_asked_ten_times_a_second() {
+        assert_eq!(asked_at(1_000, |_| true).len(), 10);
+    }
+
+    #[test]
+    fn ten_questions_are_in_vain_before_the_silence_is_over_and_then_the_hurry_ends() {
+        let times = asked_at(3_000, |time| time < 500);
+        // The last answer came at 400 ms: 400 ms later the gateway is out.
+        let in_vain = times.iter().filter(|time| (401..800).contains(*time)).count();
+        assert!((10..=OPEN).contains(&in_vain), "{times:?}");
+        let later = times.iter().filter(|time| (2_000..3_000).contains(*time)).count();
+        assert_eq!(later, 10, "{times:?}");
+    }
+
+    #[test]
+    fn one_question_in_vain_is_repeated_soon_and_then_the_pace_is_the_usual() {
+        let times = asked_at(1_000, |time| time != 300);
+        assert!(times.contains(&360) && times.len() <= 12, "{times:?}");
+    }
+
+    #[test]
+    fn whoever_has_something_to_tell_asks_at_once() {
+        let mut questions = asked(0, &[]);
+        assert_eq!(questions.due(at(0)), [0]);
+        assert!(questions.due(at(1)).is_empty());
+        questions.hurry(0);
+        assert_eq!(questions.due(at(1)), [0]);
     }
 }

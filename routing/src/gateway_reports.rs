@@ -1,7 +1,7 @@
 //! [`GatewayReports`]: what all gateways of this cluster tell, as one view.
 //!
-//! Nodes and DNS servers ask every gateway ten times a second. A gateway that is silent for [`SILENCE`] is not used, and
-//! what it told does not count.
+//! Nodes and DNS servers ask every gateway ten times a second, nodes more often while an answer is late. A gateway that is
+//! silent for [`SILENCE`] is not used, and what it told does not count.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use core::time::Duration;
@@ -10,9 +10,16 @@ use api::ClusterId;
 use api::health::{ClusterHealth, ClusterHealths, HealthReport, PeerHealth, Reachability};
 use api::time::Instant;
 
-/// A gateway without an answer for this long is not used. Four probes of 100 ms: three may be lost. TCP flows go on
-/// within a second when their path is repaired within 550 ms, and this leaves 150 ms to replace next hops.
+/// A gateway without an answer for this long is not used. TCP flows go on within a second when their path is repaired
+/// within 550 ms, and this leaves 150 ms to replace next hops.
 pub const SILENCE: Duration = Duration::from_millis(400);
+
+/// Fewer unanswered questions prove nothing, however long it has been: this process may have been asleep.
+pub const UNANSWERED: u32 = 10;
+
+/// How long a gateway must have reached a peer without a break before it is used beside others that have: a path that
+/// comes back, and the host around it, must first prove itself.
+pub const PROVEN: Duration = Duration::from_secs(1);
 
 /// The latest report of every gateway.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -25,6 +32,18 @@ pub struct GatewayReports {
 struct Heard {
     report: HealthReport,
     at: Instant,
+    /// Questions since then; none where nobody counts them.
+    unanswered: Option<u32>,
+}
+
+impl Heard {
+    fn is_silent(&self, now: Instant) -> bool {
+        now.since(self.at) >= SILENCE && self.was_asked_enough()
+    }
+
+    fn was_asked_enough(&self) -> bool {
+        self.unanswered.is_none_or(|count| count >= UNANSWERED)
+    }
 }
 
 /// What one gateway is good for, towards one peer.
@@ -39,14 +58,22 @@ impl GatewayReports {
         let before = self.by_slot.get(&report.slot).map(|heard| essence(&heard.report));
         let after = essence(&report);
         let changed = before.as_ref() != Some(&after);
-        self.by_slot.insert(report.slot, Heard { report, at: now });
+        let unanswered = self.by_slot.get(&report.slot).and_then(|heard| heard.unanswered).map(|_| 0);
+        self.by_slot.insert(report.slot, Heard { report, at: now, unanswered });
         self.merge(now) || changed
+    }
+
+    /// Counts a question to a gateway. For those who count, a gateway is silent only after [`UNANSWERED`] of them.
+    pub fn asked(&mut self, slot: u16) {
+        if let Some(heard) = self.by_slot.get_mut(&slot) {
+            heard.unanswered = Some(heard.unanswered.unwrap_or(0).saturating_add(1));
+        }
     }
 
     /// Forgets gateways that fell silent. True when there was one.
     pub fn expire(&mut self, now: Instant) -> bool {
         let before = self.by_slot.len();
-        self.by_slot.retain(|_, heard| now.since(heard.at) < SILENCE);
+        self.by_slot.retain(|_, heard| !heard.is_silent(now));
         if before == self.by_slot.len() {
             return false;
         }
@@ -54,9 +81,9 @@ impl GatewayReports {
         true
     }
 
-    /// When the next gateway would fall silent.
+    /// When the next gateway would fall silent; those that were not asked often enough wait for the next question.
     pub fn next_expiry(&self) -> Option<Instant> {
-        self.by_slot.values().map(|heard| heard.at + SILENCE).min()
+        self.by_slot.values().filter(|heard| heard.was_asked_enough()).map(|heard| heard.at + SILENCE).min()
     }
 
     /// Forgets a gateway whose slot is gone.
@@ -83,14 +110,15 @@ impl GatewayReports {
         &self.merged
     }
 
-    /// The gateways that reach `peer`, by slot. Draining ones only when there is no other.
+    /// The gateways that reach `peer`, by slot: those of the best standing alone.
     pub fn paths(&self, peer: &ClusterId) -> BTreeMap<u16, Path> {
         let all = self.by_slot.iter().filter_map(|(slot, heard)| {
             let health = of_peer(&heard.report, peer)?;
-            (health.reachability == Reachability::Up).then_some((*slot, heard.report.draining, health.mtu))
+            let standing = Standing::of(&heard.report, health);
+            (health.reachability == Reachability::Up).then_some((*slot, standing, health.mtu))
         });
-        let steady = all.clone().any(|(_, draining, _)| !draining);
-        all.filter(|(_, draining, _)| !steady || !draining).map(|(slot, _, mtu)| (slot, Path { mtu })).collect()
+        let best = all.clone().map(|(_, standing, _)| standing).min();
+        all.filter(|(_, standing, _)| Some(*standing) == best).map(|(slot, _, mtu)| (slot, Path { mtu })).collect()
     }
 
     /// Builds the merged view anew; true when more than round-trip times changed.
@@ -141,6 +169,24 @@ impl GatewayReports {
     }
 }
 
+/// How much a gateway is to be preferred towards a peer it reaches, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Standing {
+    Proven,
+    Fresh,
+    Draining,
+}
+
+impl Standing {
+    fn of(report: &HealthReport, health: &PeerHealth) -> Self {
+        match (report.draining, health.age >= PROVEN) {
+            (true, _) => Self::Draining,
+            (false, true) => Self::Proven,
+            (false, false) => Self::Fresh,
+        }
+    }
+}
+
 const fn rank(reachability: Reachability) -> u8 {
     match reachability {
         Reachability::Unknown => 0,
@@ -154,7 +200,7 @@ fn of_peer<'a>(report: &'a HealthReport, peer: &ClusterId) -> Option<&'a PeerHea
 }
 
 /// What of a report decides on routes.
-fn essence(report: &HealthReport) -> (bool, BTreeMap<ClusterId, (Reachability, u16)>) {
-    let peers = report.peers.iter().map(|peer| (peer.cluster.clone(), (peer.reachability, peer.mtu)));
-    (report.draining, peers.collect())
+fn essence(report: &HealthReport) -> BTreeMap<ClusterId, (Reachability, Standing, u16)> {
+    let of = |peer: &PeerHealth| (peer.cluster.clone(), (peer.reachability, Standing::of(report, peer), peer.mtu));
+    report.peers.iter().map(of).collect()
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use api::health::{HealthReport, PathReason, PeerHealth, Reachability};
 use api::time::Instant;
 use routing::GatewayReports;
-use routing::gateway_reports::SILENCE;
+use routing::gateway_reports::{PROVEN, SILENCE, UNANSWERED};
 use world::id;
 
 fn report(slot: u16, reachability: Reachability, milliseconds: u64) -> HealthReport {
@@ -65,4 +65,30 @@ fn a_draining_gateway_is_used_only_when_there_is_no_other() {
     assert_eq!(reports.paths(&id("birch")).len(), 1);
     reports.take(report(1, Reachability::Up, 9), at(0));
     assert_eq!(reports.paths(&id("birch")).into_keys().collect::<Vec<_>>(), [1]);
+}
+
+#[test]
+fn a_gateway_that_comes_back_is_used_beside_another_after_a_second_of_proof() {
+    let mut reports = GatewayReports::default();
+    let mut fresh = report(0, Reachability::Up, 9);
+    fresh.peers[0].age = PROVEN - Duration::from_millis(1);
+    reports.take(fresh.clone(), at(0));
+    assert_eq!(reports.paths(&id("birch")).len(), 1, "alone it is used at once");
+    reports.take(report(1, Reachability::Up, 9), at(0));
+    assert_eq!(reports.paths(&id("birch")).into_keys().collect::<Vec<_>>(), [1]);
+    fresh.peers[0].age = PROVEN;
+    assert!(reports.take(fresh, at(1)), "the proof is news");
+    assert_eq!(reports.paths(&id("birch")).len(), 2);
+}
+
+#[test]
+fn a_reader_that_counts_its_questions_takes_a_gateway_as_silent_only_after_ten() {
+    let mut reports = GatewayReports::default();
+    reports.take(report(0, Reachability::Up, 9), at(0));
+    reports.asked(0);
+    assert!(!reports.expire(at(60_000)), "this process was asleep");
+    assert_eq!(reports.next_expiry(), None, "the next question is what to wait for");
+    (2..=UNANSWERED).for_each(|_| reports.asked(0));
+    assert!(reports.expire(at(60_000)));
+    assert!(reports.answering().is_empty());
 }

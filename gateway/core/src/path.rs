@@ -29,6 +29,9 @@ const UNANSWERED_FOR_HANDSHAKE: u32 = 3;
 pub const INITIATE_EVERY: Duration = Duration::from_secs(1);
 /// Answers in a row before a path that was down is up again: a path that flaps is worse than one that is away.
 const RECOVERY_ANSWERS: u32 = 3;
+/// How long a path must be up, to one and the same process, before it is used beside others that were so for long: the
+/// host of a gateway that comes back needs a moment to be ready for what comes out of its tunnels.
+pub const PROVEN_AFTER: Duration = Duration::from_secs(1);
 /// How long one says "I hear you" after hearing: two intervals and some, less than what the other needs to conclude.
 const HEARS_FOR: Duration = Duration::from_millis(250);
 /// When a WireGuard session must be replaced, and when it is dead (whitepaper, 6.1): what counts for other programs.
@@ -137,6 +140,8 @@ pub(crate) struct Work {
     pub(crate) probe: Option<u64>,
     pub(crate) initiate: Option<SocketAddr>,
     pub(crate) changed: Option<(PathState, PathState, Cause)>,
+    /// The path is proven from now on.
+    pub(crate) proven: bool,
 }
 
 /// What the other gateway last said of itself.
@@ -176,6 +181,9 @@ pub(crate) struct Path {
     initiated: Option<Instant>,
     established: bool,
     peer: Option<PeerSays>,
+    /// Since when the path is up without a break or a restart of the peer.
+    sound_since: Option<Instant>,
+    proven: bool,
 }
 
 impl Path {
@@ -196,6 +204,8 @@ impl Path {
             initiated: None,
             established: false,
             peer: None,
+            sound_since: None,
+            proven: false,
         }
     }
 
@@ -213,6 +223,10 @@ impl Path {
             }
         } else {
             work.changed = self.watch_handshakes(session, now);
+        }
+        if !self.proven && self.sound_since.is_some_and(|since| !self.probed || now.since(since) >= PROVEN_AFTER) {
+            self.proven = true;
+            work.proven = true;
         }
         if self.wants_handshake(session, now) && self.initiated.is_none_or(|at| now.since(at) >= INITIATE_EVERY) {
             work.initiate = self.endpoints.next_attempt();
@@ -248,6 +262,10 @@ impl Path {
         let mut news = ProbeNews::default();
         if let Some(known) = &self.peer {
             news.restarted = known.incarnation != probe.incarnation;
+            if news.restarted {
+                self.proven = false;
+                self.sound_since = self.sound_since.map(|_| at);
+            }
             news.draining = (known.draining != probe.draining).then_some(probe.draining);
         } else if probe.draining {
             news.draining = Some(true);
@@ -294,6 +312,11 @@ impl Path {
 
     pub(crate) fn state(&self) -> PathState {
         self.state
+    }
+
+    /// Whether the path may be used beside others that are.
+    pub(crate) fn is_proven(&self) -> bool {
+        self.proven
     }
 
     pub(crate) fn status(&self, mtu: u16, now: Instant) -> PathStatus {
@@ -398,6 +421,8 @@ impl Path {
         self.cause = cause;
         self.since = now;
         self.answers_in_a_row = 0;
+        self.sound_since = (to == PathState::Up).then_some(now);
+        self.proven = false;
         (from, to, cause)
     }
 }

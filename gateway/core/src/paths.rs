@@ -146,6 +146,7 @@ impl Paths {
         }
         if let Some(news) = news {
             if news.restarted {
+                self.table_is_news = true;
                 self.record(&link, EventKind::PeerRestarted, at);
             }
             if let Some(draining) = news.draining {
@@ -264,8 +265,9 @@ impl Paths {
             established: session.is_some_and(|session| session.is_established(now)),
             last_handshake: session.and_then(Session::last_handshake),
         };
-        let Work { probe, initiate, changed } = path.poll(view, now);
+        let Work { probe, initiate, changed, proven } = path.poll(view, now);
         let link = link.clone();
+        self.table_is_news |= proven;
         self.note_change(&link, changed, now);
         if let (Some(to), Some(session)) = (initiate, session) {
             session.initiate(to, out, now);
@@ -360,7 +362,8 @@ impl Paths {
         let route = |(link, path): &(Link, Path)| {
             let rank = match path.state() {
                 PathState::Up if path.peer_draining() => Rank::Draining,
-                PathState::Up => Rank::Up,
+                PathState::Up if path.is_proven() => Rank::Up,
+                PathState::Up => Rank::Fresh,
                 PathState::Unknown => Rank::Unknown,
                 PathState::Down => Rank::Down,
             };

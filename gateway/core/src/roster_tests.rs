@@ -1,3 +1,4 @@
+use alloc::borrow::ToOwned;
 use alloc::string::ToString;
 
 use api::ClusterId;

@@ -44,7 +44,10 @@ pub struct LinkRoute {
 /// From best to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rank {
+    /// Up for long enough to be believed.
     Up,
+    /// Up, but only just: it must prove itself before it is used beside proven ones.
+    Fresh,
     /// Up, but the gateway is going away.
     Draining,
     /// Not measured yet.

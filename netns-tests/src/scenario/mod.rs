@@ -5,9 +5,11 @@
 pub mod clear_text;
 pub mod closed;
 pub mod cluster_lost;
+pub mod failover;
 pub mod propagation;
 pub mod shares;
 pub mod three_clusters;
+pub mod two_gateways;
 
 use std::time::Duration;
 

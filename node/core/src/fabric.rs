@@ -66,6 +66,12 @@ impl Facts<'_> {
         self.gateways.values().any(|gateway| gateway.node == self.node)
     }
 
+    /// Whether the gateway of this host is among these.
+    fn runs_one_of<T>(&self, slots: &BTreeMap<u16, T>) -> bool {
+        let here = |slot| self.gateways.get(slot).is_some_and(|gateway| gateway.node == self.node);
+        slots.keys().any(here)
+    }
+
     fn me(&self) -> Option<&NodeFacts> {
         self.nodes.get(self.node)
     }
@@ -91,6 +97,10 @@ pub fn fabric(facts: &Facts<'_>) -> State {
     for family in [Family::Ipv4, Family::Ipv6] {
         state.rules.insert(Rule::unless_marked(family, OUTER_MARK, OUTER_MARK));
         state.rules.extend(facts.tunnels().map(|device| Rule::arriving(family, device.clone())));
+        // What other nodes send here by VXLAN goes into a tunnel and never to another gateway: two gateways that sent to
+        // each other would do so for ever.
+        let passes_on = vxlan.iter().filter(|_| facts.tunnels().next().is_some());
+        state.rules.extend(passes_on.map(|device| Rule::arriving(family, device.clone())));
     }
     add_sets(facts, local, vxlan.as_ref(), &mut state);
     let me = facts.me();
@@ -180,13 +190,11 @@ fn add_nexthops(facts: &Facts<'_>, vxlan: Option<&DeviceName>, state: &mut State
 /// The group has its number from the peer's name, so that a change of one peer leaves the others in place, and a
 /// restarted agent finds its groups again.
 fn add_outward_routes(facts: &Facts<'_>, vxlan: Option<&DeviceName>, state: &mut State) {
-    let tunnels = facts.tunnels().count();
     let vxlan_mtu = vxlan.and_then(|device| state.links.get(device)).map(|link| link.mtu);
     let nowhere = BTreeMap::new();
-    for (id, peer) in facts.peers {
-        let paths = facts.paths.get(id).unwrap_or(&nowhere);
-        let measured = paths.values().copied().min();
-        for family in [Family::Ipv4, Family::Ipv6] {
+    for family in [Family::Ipv4, Family::Ipv6] {
+        let tunnels = own_tunnels(facts, family, state);
+        for (id, peer) in facts.peers {
             // Control addresses are for gateways alone.
             let control = peer.control.filter(|_| facts.is_gateway_host());
             let nets: BTreeSet<IpNet> =
@@ -194,37 +202,57 @@ fn add_outward_routes(facts: &Facts<'_>, vxlan: Option<&DeviceName>, state: &mut
             if nets.is_empty() {
                 continue;
             }
-            let (members, mtu): (BTreeSet<NexthopId>, _) = match (peer.state, tunnels) {
-                (PeerState::Blocked, _) => (BTreeSet::new(), None),
-                // A gateway host sends by its own tunnels, and by another gateway only when it has none: two gateways
-                // that sent to each other would do so for ever.
-                (_, 1..) => ((0u16..).take(tunnels).map(|place| tunnel_nexthop(place, family)).collect(), measured),
-                (_, 0) => {
-                    let members = paths.keys().map(|slot| gateway_nexthop(*slot, family)).collect();
-                    (members, measured.into_iter().chain(vxlan_mtu).min())
+            let blocked = peer.state == PeerState::Blocked;
+            let paths = facts.paths.get(id).unwrap_or(&nowhere);
+            let measured = paths.values().copied().min();
+            let tunnels = tunnels.clone().filter(|_| !blocked);
+            // A gateway host whose own gateway lacks the path, or is about to leave, sends its own packets by another.
+            let by_own = tunnels.clone().filter(|_| paths.is_empty() || facts.runs_one_of(paths));
+            let (target, mtu) = match by_own {
+                Some(own) => (Some(own), measured),
+                None => {
+                    let others = paths.keys().filter(|_| !blocked).map(|slot| gateway_nexthop(*slot, family));
+                    let group =
+                        Group::equal(others.filter(|id| state.nexthops.contains_key(id)).collect::<BTreeSet<_>>());
+                    let target = group.ok().map(|group| {
+                        let number = free_group(state, id.as_str(), family);
+                        state.groups.insert(number, group);
+                        Target::Group(number)
+                    });
+                    (target.or_else(|| tunnels.clone()), measured.into_iter().chain(vxlan_mtu).min())
                 }
             };
-            let group = Group::equal(members.into_iter().filter(|id| state.nexthops.contains_key(id))).ok();
-            let target = group.map(|group| {
-                let number = free_group(state, id, family);
-                state.groups.insert(number, group);
-                Target::Group(number)
-            });
             let source = own_source(facts, family).filter(|_| vxlan.is_some());
             for net in nets {
                 state.routes.insert(RouteKey::blackhole(net), Route::BLACKHOLE);
-                if let Some(target) = &target {
-                    // A gateway speaks to other gateways from its own control address.
-                    let source = source.filter(|_| Some(net) != peer.control);
+                let to_gateways = Some(net) == peer.control;
+                if let Some(target) = if to_gateways { &tunnels } else { &target } {
+                    // A gateway speaks to other gateways from its own control address, which no other may carry.
+                    let source = source.filter(|_| !to_gateways);
                     state.routes.insert(RouteKey::carrying(net), Route { mtu, source, ..Route::to(target.clone()) });
+                }
+                if let Some(tunnels) = tunnels.as_ref().filter(|_| !to_gateways && vxlan.is_some()) {
+                    let route = Route { mtu: measured, ..Route::to(tunnels.clone()) };
+                    state.routes.insert(RouteKey::inward(net), route);
                 }
             }
         }
     }
 }
 
-fn free_group(state: &State, peer: &ClusterId, family: Family) -> GroupId {
-    let [high, low, ..] = stable_hash(&(peer.as_str(), family == Family::Ipv6)).to_be_bytes();
+/// The group of this host's tunnels, which all peers share; none where no gateway runs.
+fn own_tunnels(facts: &Facts<'_>, family: Family, state: &mut State) -> Option<Target> {
+    let tunnels: BTreeSet<NexthopId> =
+        (0u16..).zip(facts.tunnels()).map(|(place, _)| tunnel_nexthop(place, family)).collect();
+    let group = Group::equal(tunnels).ok()?;
+    // No cluster has an empty name.
+    let number = free_group(state, "", family);
+    state.groups.insert(number, group);
+    Some(Target::Group(number))
+}
+
+fn free_group(state: &State, peer: &str, family: Family) -> GroupId {
+    let [high, low, ..] = stable_hash(&(peer, family == Family::Ipv6)).to_be_bytes();
     let mut number = u16::from_be_bytes([high, low]);
     // There are far fewer groups than numbers.
     while state.groups.contains_key(&GroupId(number)) {

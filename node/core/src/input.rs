@@ -40,6 +40,8 @@ pub enum Input {
     Devices(BTreeSet<DeviceName>),
     /// Largest packet, in bytes, of the device that holds this node's own address.
     UnderlayMtu(u32),
+    /// The gateway of this slot was asked for a report.
+    Asked(u16),
     /// A gateway's verified answer.
     Report(HealthReport),
     /// Nothing but time has passed.

@@ -225,7 +225,7 @@ impl NodeCore {
         delta.after = new;
     }
 
-    /// For each peer the gateways that reach it. Just after the start also those that were not asked yet.
+    /// For each peer the gateways that reach it. Just after the start, where none says so, those that were not heard yet.
     fn paths(&self, now: Instant) -> BTreeMap<ClusterId, BTreeMap<u16, u32>> {
         let early = self.clusters.in_grace(now);
         let configured = self.local.as_ref().map_or(USUAL_MTU, |local| u32::from(local.spec.gateways.mtu));
@@ -233,8 +233,8 @@ impl NodeCore {
         let unheard: BTreeMap<u16, u32> = unheard.map(|slot| (*slot, configured)).collect();
         let of_peer = |id: &ClusterId| {
             let told = self.reports.paths(id).into_iter();
-            let told = told.map(|(slot, path)| (slot, u32::from(path.mtu)));
-            told.chain(unheard.iter().map(|(slot, mtu)| (*slot, *mtu))).collect()
+            let told: BTreeMap<u16, u32> = told.map(|(slot, path)| (slot, u32::from(path.mtu))).collect();
+            if told.is_empty() { unheard.clone() } else { told }
         };
         self.peers.keys().map(|id| (id.clone(), of_peer(id))).collect()
     }

@@ -3,13 +3,15 @@
 mod world;
 
 use api::cluster_peer::PeerState;
-use api::health::Reachability;
+use api::health::{HealthReport, Reachability};
 use api::local_cluster::PodReachability;
 use api::member_record::MemberState;
+use kernel_core::route::METRIC;
 use kernel_core::setting::LOOSE;
 use kernel_core::{DeviceName, Exported, Protocol, RouteKey, RouteTable, Rule, Selector, Setting, State, Target};
 use node_core::fabric::VXLAN_DEVICE;
 use node_core::{Input, NodeCore, ObjectChange};
+use routing::gateway_reports::UNANSWERED;
 use world::*;
 
 fn net(text: &str) -> ipnet::IpNet {
@@ -124,6 +126,9 @@ fn a_silent_gateway_leaves_the_routes_in_time_and_returns_with_its_next_answer()
     core.delta(at(3_000));
     assert_eq!(ways(&core.wanted(), "10.2.0.0/16").len(), 2);
     core.take(Input::Report(report(1, &both)), at(3_300));
+    for _ in 0..UNANSWERED {
+        core.take(Input::Asked(0), at(3_390));
+    }
     core.delta(at(3_399));
     assert_eq!(ways(&core.wanted(), "10.2.0.0/16").len(), 2);
     assert_eq!(core.next_look(), Some(at(3_400)));
@@ -132,6 +137,85 @@ fn a_silent_gateway_leaves_the_routes_in_time_and_returns_with_its_next_answer()
     core.take(Input::Report(report(0, &both)), at(3_500));
     core.delta(at(3_500));
     assert_eq!(ways(&core.wanted(), "10.2.0.0/16").len(), 2);
+}
+
+#[test]
+fn an_agent_that_was_asleep_and_asked_nobody_takes_no_gateway_as_silent() {
+    let mut core = host("worker");
+    core.take(Input::Asked(0), at(110));
+    core.delta(at(60_000));
+    assert_eq!(ways(&core.wanted(), "10.2.0.0/16").len(), 1);
+}
+
+/// The gateway host of slot 0, with a second gateway on another node; both reach both peers.
+fn one_of_two() -> NodeCore {
+    let mut core = host("gateway");
+    core.take(Input::TunnelGateways(ObjectChange::Applied(gateway(1, "other"))), at(20));
+    let both = [("birch", Reachability::Up), ("cedar", Reachability::Up)];
+    core.take(Input::Report(report(1, &both)), at(20));
+    core.delta(at(20));
+    core
+}
+
+/// The devices that packets from other nodes to a prefix leave by.
+fn passed_on(state: &State, prefix: &str) -> Vec<String> {
+    let Some(route) = state.routes.get(&RouteKey::inward(net(prefix))) else { return vec![] };
+    let Target::Group(group) = &route.target else { panic!("{prefix} is not routed by a group") };
+    state.groups[group].members().keys().map(|id| state.nexthops[id].device.to_string()).collect()
+}
+
+#[test]
+fn a_gateway_host_sends_by_its_own_tunnels_while_its_gateway_reaches_the_peer() {
+    let state = one_of_two().wanted();
+    assert_eq!(ways(&state, "10.2.0.0/16"), [(TUNNEL.into(), None)]);
+    assert_eq!(passed_on(&state, "10.2.0.0/16"), [TUNNEL]);
+}
+
+#[test]
+fn a_gateway_host_sends_its_own_packets_by_another_gateway_while_its_own_lacks_the_path_or_is_leaving() {
+    let half = [("birch", Reachability::Down), ("cedar", Reachability::Up)];
+    let both = [("birch", Reachability::Up), ("cedar", Reachability::Up)];
+    let leaving = HealthReport { draining: true, ..report(0, &both) };
+    for (report, cedar) in [(report(0, &half), TUNNEL), (leaving, VXLAN_DEVICE)] {
+        let mut core = one_of_two();
+        core.take(Input::Report(report), at(30));
+        core.delta(at(30));
+        let state = core.wanted();
+        assert_eq!(ways(&state, "10.2.0.0/16"), [(VXLAN_DEVICE.into(), Some("172.31.1.3".into()))]);
+        assert_eq!(ways(&state, "10.3.0.0/16")[0].0, cedar);
+    }
+}
+
+#[test]
+fn what_other_nodes_send_to_a_gateway_host_never_goes_on_to_another_gateway() {
+    let mut core = one_of_two();
+    core.take(Input::Report(report(0, &[("birch", Reachability::Down), ("cedar", Reachability::Down)])), at(30));
+    core.delta(at(30));
+    let state = core.wanted();
+    for prefix in ["10.2.0.0/16", "fd00:2::/48", "10.3.0.0/16"] {
+        assert_eq!(passed_on(&state, prefix), [TUNNEL]);
+    }
+    for family in [kernel_core::Family::Ipv4, kernel_core::Family::Ipv6] {
+        assert!(state.rules.contains(&Rule::arriving(family, device(VXLAN_DEVICE))));
+    }
+    let worker = host("worker").wanted();
+    assert!(!worker.rules.iter().any(|rule| matches!(rule.selector, Selector::From(_))), "it passes nothing on");
+}
+
+#[test]
+fn gateways_speak_to_each_other_by_their_own_tunnels_alone() {
+    let mut core = one_of_two();
+    core.take(Input::Report(report(0, &[("birch", Reachability::Down), ("cedar", Reachability::Up)])), at(30));
+    core.delta(at(30));
+    let state = core.wanted();
+    let outward = |key: &&RouteKey| key.table == RouteTable::Outward && key.metric == METRIC;
+    let control: Vec<_> =
+        state.routes.keys().filter(outward).filter(|key| key.destination.prefix_len() == 64).collect();
+    assert_eq!(control.len(), 2);
+    for key in control {
+        assert_eq!(ways(&state, &key.destination.to_string()), [(TUNNEL.into(), None)]);
+        assert!(passed_on(&state, &key.destination.to_string()).is_empty());
+    }
 }
 
 #[test]

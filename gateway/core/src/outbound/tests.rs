@@ -145,8 +145,8 @@ fn flows_are_spread_over_all_gateways_of_a_cluster_and_each_keeps_its_own() {
 }
 
 #[test]
-fn a_gateway_that_is_down_or_draining_is_passed_over_while_another_is_up() {
-    for rank in [Rank::Down, Rank::Draining, Rank::Unknown] {
+fn a_gateway_that_is_down_draining_or_unproven_is_passed_over_while_another_is_up() {
+    for rank in [Rank::Down, Rank::Draining, Rank::Unknown, Rank::Fresh] {
         let mut world = World::new();
         world.links[0].rank = rank;
         assert!(world.forward(&to_birch()).iter().all(|link| *link == Ok(1)), "{rank:?}");

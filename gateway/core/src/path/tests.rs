@@ -195,6 +195,34 @@ fn a_path_that_comes_back_is_up_after_three_answers() {
 }
 
 #[test]
+fn a_path_is_proven_after_a_second_up_and_anew_after_a_break_or_a_restart_of_the_peer() {
+    let mut world = World::new(10);
+    world.run_to(200);
+    assert_eq!(world.path.state(), PathState::Up);
+    let since = world.changes[0].0;
+    world.run_to(since + 999);
+    assert!(!world.path.is_proven());
+    world.run_to(since + 1_100);
+    assert!(world.path.is_proven());
+
+    let restarted = Probe { incarnation: 2, ..probe(ProbeKind::Request, 0, true) };
+    assert!(world.path.take_probe(&restarted, at(world.now)).restarted);
+    assert!(!world.path.is_proven() && world.path.state() == PathState::Up);
+
+    let mut world = World::up(10);
+    assert!(world.path.is_proven());
+    (world.there, world.here) = (false, false);
+    world.coming.clear();
+    world.run_to(4_000);
+    assert!(!world.path.is_proven(), "it is down");
+    (world.there, world.here) = (true, true);
+    world.run_to(4_500);
+    assert!(!world.path.is_proven() && world.path.state() == PathState::Up, "up again, and not yet believed");
+    world.run_to(6_000);
+    assert!(world.path.is_proven());
+}
+
+#[test]
 fn a_machine_that_was_asleep_does_not_take_its_paths_down() {
     let mut world = World::up(10);
     world.coming.clear();

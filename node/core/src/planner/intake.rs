@@ -79,6 +79,7 @@ impl NodeCore {
                 self.fabric_dirty |= self.underlay_mtu != mtu;
                 self.underlay_mtu = mtu;
             }
+            Input::Asked(slot) => self.reports.asked(slot),
             Input::Report(report) => self.take_report(report, now),
             Input::Tick => {}
         }

@@ -1,0 +1,152 @@
+//! A gateway goes away, in every way it can, while flows pass through it; then it comes back.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::deployment::{Deployment, Part};
+use crate::node::Node;
+use crate::scenario::three_clusters::PATIENCE;
+use crate::scenario::two_gateways::{Flows, Seen, TwoGateways};
+
+/// The promise for flows that are under way when a gateway is lost.
+pub const SILENT_FOR: Duration = Duration::from_secs(1);
+/// How long flows are watched after an event. TCP sends again after 0.2, 0.6 and 1.4 s: a flow that was not carried by
+/// then shows a silence beyond the promise, and it is waited for.
+const WATCHED: Duration = Duration::from_millis(1_600);
+
+/// What happens to a gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// SIGKILL in the clients' cluster.
+    KilledHere,
+    /// SIGKILL in the servers' cluster.
+    KilledThere,
+    /// The gateway's host loses its link, which shows.
+    Unplugged,
+    /// Nothing comes or goes, and the link looks well.
+    CutOff,
+    /// What the host sends is lost.
+    Mute,
+    /// What is sent to the host is lost.
+    Deaf,
+    /// The gateway loses its way to the other cluster alone.
+    Partitioned,
+    /// SIGTERM in the clients' cluster.
+    StoppedHere,
+    /// SIGTERM in the servers' cluster.
+    StoppedThere,
+}
+
+impl Event {
+    pub const ALL: [Self; 9] = [
+        Self::KilledHere,
+        Self::KilledThere,
+        Self::Unplugged,
+        Self::CutOff,
+        Self::Mute,
+        Self::Deaf,
+        Self::Partitioned,
+        Self::StoppedHere,
+        Self::StoppedThere,
+    ];
+
+    /// What a table calls it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::KilledHere => "gateway SIGKILL, clients' side",
+            Self::KilledThere => "gateway SIGKILL, servers' side",
+            Self::Unplugged => "gateway host unplugged",
+            Self::CutOff => "gateway host cut off, both ways",
+            Self::Mute => "gateway host cut off, one way out",
+            Self::Deaf => "gateway host cut off, one way in",
+            Self::Partitioned => "gateway without a path to the peer",
+            Self::StoppedHere => "gateway stopped, clients' side",
+            Self::StoppedThere => "gateway stopped, servers' side",
+        }
+    }
+
+    /// Whether nothing at all may be lost.
+    pub const fn is_graceful(self) -> bool {
+        matches!(self, Self::StoppedHere | Self::StoppedThere)
+    }
+
+    /// The cluster whose second gateway it happens to.
+    fn cluster(self, clusters: &TwoGateways) -> &Deployment {
+        match self {
+            Self::KilledThere | Self::StoppedThere => &clusters.birch,
+            _ => &clusters.amber,
+        }
+    }
+
+    fn victim(self, clusters: &TwoGateways) -> Result<&Node> {
+        self.cluster(clusters).cluster().gateways().get(1).context("a cluster with one gateway")
+    }
+
+    /// Makes it happen.
+    pub fn strike(self, clusters: &TwoGateways) -> Result<()> {
+        let (deployment, node) = (self.cluster(clusters), self.victim(clusters)?);
+        match self {
+            Self::KilledHere | Self::KilledThere => deployment.process(Part::Gateway, node)?.kill(),
+            Self::Unplugged => node.router_port().unplug(),
+            Self::CutOff => node.cut_off(),
+            Self::Mute => node.mute(),
+            Self::Deaf => node.deafen(),
+            Self::Partitioned => node.cut_off_from(clusters.birch.cluster(), deployment.cluster().router()),
+            Self::StoppedHere | Self::StoppedThere => {
+                let status = deployment.process(Part::Gateway, node)?.terminate(PATIENCE)?;
+                ensure!(status.success(), "{} ended with {status}", node.name());
+                Ok(())
+            }
+        }
+    }
+
+    /// Undoes it.
+    pub fn mend(self, clusters: &TwoGateways) -> Result<()> {
+        let (deployment, node) = (self.cluster(clusters), self.victim(clusters)?);
+        match self {
+            Self::KilledHere | Self::KilledThere | Self::StoppedHere | Self::StoppedThere => {
+                deployment.start_part(Part::Gateway, node).map(|_| ())
+            }
+            Self::Unplugged => node.router_port().plug_in(),
+            Self::CutOff | Self::Mute | Self::Deaf => node.reconnect(),
+            Self::Partitioned => node.mend_all(deployment.cluster().router()),
+        }
+    }
+}
+
+/// What flows saw of a gateway's end and of its return.
+#[derive(Clone, Debug)]
+pub struct Failover {
+    pub gone: Seen,
+    pub back: Seen,
+    /// From the return to the moment at which every gateway carried flows again.
+    pub used_after: Duration,
+}
+
+/// Opens flows over all gateways, lets it happen, and then undoes it.
+pub fn measure(clusters: &TwoGateways, event: Event) -> Result<Failover> {
+    let mut flows = clusters.flows()?;
+    let gone = watch(&mut flows, || event.strike(clusters))?;
+    let mut used_after = Duration::ZERO;
+    let back = watch(&mut flows, || {
+        let begun = Instant::now();
+        event.mend(clusters)?;
+        clusters.wait_until_all_are_used()?;
+        used_after = begun.elapsed();
+        clusters.wait_until_all_carry()
+    })?;
+    let ended = flows.stop().ended;
+    ensure!(ended.is_empty(), "{}: connections broke: {ended:?}", event.name());
+    Ok(Failover { gone, back, used_after })
+}
+
+/// What the flows see from just before `happens` to a while after it, until all of them go on.
+fn watch(flows: &mut Flows<'_>, happens: impl FnOnce() -> Result<()>) -> Result<Seen> {
+    flows.start_measuring()?;
+    flows.wait_until_all_go_on()?;
+    happens()?;
+    std::thread::sleep(WATCHED);
+    flows.wait_until_all_go_on()?;
+    flows.measured()
+}

@@ -1,0 +1,60 @@
+//! Two gateways a cluster: one goes away and comes back, in every way it can, and the flows through it go on.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use netns_tests::scenario::failover::{self, Event};
+use netns_tests::scenario::two_gateways::TwoGateways;
+use netns_tests::{World, world_test};
+
+/// The promise is [`failover::SILENT_FOR`], which `make bench-failover` measures. A flow that is not carried again at
+/// all is silent for ever; a machine that four tests share may take some retransmissions more.
+const LONGEST: Duration = failover::SILENT_FOR.saturating_mul(4);
+
+fn holds(world: &World, events: &[Event]) -> Result<()> {
+    holds_in(&TwoGateways::joined(world, 1)?, events)
+}
+
+fn holds_in(clusters: &TwoGateways, events: &[Event]) -> Result<()> {
+    for event in events {
+        let measured = failover::measure(clusters, *event)?;
+        println!("{}: {measured:?}", event.name());
+        for (what, seen) in [("gone", &measured.gone), ("back", &measured.back)] {
+            ensure!(seen.ended.is_empty(), "{}, {what}: connections broke: {:?}", event.name(), seen.ended);
+            ensure!(
+                seen.longest_silence < LONGEST,
+                "{}, {what}: a flow was silent for {:?}",
+                event.name(),
+                seen.longest_silence
+            );
+        }
+        let lossless = if event.is_graceful() { measured.gone.lost } else { 0 } + measured.back.lost;
+        ensure!(lossless == 0, "{}: {lossless} datagrams were lost: {measured:?}", event.name());
+    }
+    Ok(())
+}
+
+#[test]
+fn flows_go_on_when_a_gateway_is_killed_on_either_side_and_nothing_is_lost_when_it_returns() {
+    world_test(|world| holds(world, &[Event::KilledHere, Event::KilledThere]));
+}
+
+#[test]
+fn flows_go_on_when_a_gateways_host_loses_its_link_both_ways() {
+    world_test(|world| holds(world, &[Event::Unplugged, Event::CutOff]));
+}
+
+#[test]
+fn flows_go_on_when_a_gateways_host_is_heard_or_hears_in_one_direction_only() {
+    world_test(|world| holds(world, &[Event::Mute, Event::Deaf]));
+}
+
+#[test]
+fn nothing_is_lost_when_a_gateway_is_stopped_and_started_on_either_side() {
+    world_test(|world| holds(world, &[Event::StoppedHere, Event::StoppedThere]));
+}
+
+#[test]
+fn flows_go_on_when_a_gateway_loses_its_path_to_the_peer_alone() {
+    world_test(|world| holds(world, &[Event::Partitioned]));
+}
