@@ -9,7 +9,7 @@ use api::ClusterId;
 use api::conditions::ServiceReason;
 use api::member_record::SignedRecord;
 use api::names;
-use api::report::{AgentReport, ControllerReport, EventReport, PeerSync, RefusalReport};
+use api::report::{AgentReport, ControllerReport, PeerSync, RefusalReport};
 use api::surface::{Readiness, Surface};
 use api::time::{Instant, WallTime};
 use controller_core::Engine;
@@ -290,18 +290,9 @@ impl Surface for ControllerSurface {
                     arguments.split('&').find_map(|argument| argument.strip_prefix("since=")?.parse::<u64>().ok());
                 let since = seconds
                     .map_or(0, |seconds| clock::wall().as_millis().saturating_sub(seconds.saturating_mul(1_000)));
-                let entries = journal::read_since(&self.journal_folder, WallTime::from_millis(since), MAX_EVENTS);
-                let entries = entries.inspect_err(|error| tracing::warn!(%error, "the journal cannot be read")).ok()?;
-                let events = entries.into_iter().map(|entry| EventReport {
-                    sequence: entry.sequence,
-                    at: entry.at.as_millis(),
-                    subject: entry.transition.subject,
-                    before: entry.transition.before,
-                    after: entry.transition.after,
-                    reason: entry.transition.reason,
-                    cause: entry.transition.cause,
-                });
-                serde_json::to_value(events.collect::<Vec<_>>()).ok()
+                let events = journal::events_since(&self.journal_folder, WallTime::from_millis(since), MAX_EVENTS);
+                let events = events.inspect_err(|error| tracing::warn!(%error, "the journal cannot be read")).ok()?;
+                serde_json::to_value(events).ok()
             }
             "refusals" => serde_json::to_value(&picture.refusals).ok(),
             "peer-manifest" => Some(match &picture.manifest {

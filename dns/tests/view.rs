@@ -9,7 +9,7 @@ use api::time::Instant;
 use api::{ClusterPeer, ClusterRoutingPolicy, LocalCluster, RoutingPolicy, TunnelGateway};
 use dns::view::{Change, View};
 use dns::zone::Zone;
-use fixture::{answers, id, import, is_name_error, slice};
+use fixture::{answers, id, import, is_name_error, is_no_data, slice};
 use hickory_proto::rr::RecordType::A;
 use serde_json::{Value, json};
 use store::Event;
@@ -116,6 +116,22 @@ fn a_zone_is_known_once_imports_slices_and_the_local_cluster_were_listed() {
     assert_eq!(view.awaited().collect::<Vec<_>>(), ["LocalCluster"]);
     view.apply(Change::Local(Event::Reset(vec![])), START);
     assert!(view.publish(START).unwrap().is_known());
+}
+
+#[test]
+fn the_local_cluster_chooses_what_a_cluster_below_a_service_answers_and_without_a_choice_it_is_reserved() {
+    let mut world = World::new();
+    assert!(is_name_error(&world.zone, "birch.db.shop.svc", A));
+    let mut chosen = local();
+    chosen.spec.dns = object(json!({ "clusterNames": "Answered" }));
+    world.tell(Change::Local(Event::Applied(chosen)), 0);
+    assert_eq!(answers(&world.zone, "birch.db.shop.svc", A), ["A 10.2.0.1"]);
+    let mut chosen = local();
+    chosen.spec.dns = object(json!({ "emptyClusterName": "NoData" }));
+    world.tell(Change::Local(Event::Applied(chosen)), 0);
+    assert!(is_no_data(&world.zone, "birch.db.shop.svc", A));
+    world.tell(Change::Local(Event::Applied(local())), 0);
+    assert!(is_name_error(&world.zone, "birch.db.shop.svc", A));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use api::report::EventReport;
 use api::time::WallTime;
 use gateway_core::{Event, EventKind};
-use store::journal::{Config, Journal, Transition, read_since};
+use store::journal::{Config, Journal, Transition, events_since};
 
 /// Events that may wait for the disk: ten times what all paths of a gateway change when a site is lost.
 const WAITING: usize = 4_096;
@@ -52,17 +52,7 @@ impl EventJournal {
 
     /// What was recorded since then, oldest first.
     pub(crate) fn since(&self, since: WallTime) -> Result<Vec<EventReport>> {
-        let entries = read_since(&self.folder, since, SHOWN)?;
-        let report = |entry: store::journal::Entry| EventReport {
-            sequence: entry.sequence,
-            at: entry.at.as_millis(),
-            subject: entry.transition.subject,
-            before: entry.transition.before,
-            after: entry.transition.after,
-            reason: entry.transition.reason,
-            cause: entry.transition.cause,
-        };
-        Ok(entries.into_iter().map(report).collect())
+        Ok(events_since(&self.folder, since, SHOWN)?)
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use api::report::EventReport;
 use api::time::WallTime;
-use store::journal::{Config, Journal, Transition, read_since};
+use store::journal::{Config, Journal, Transition, events_since};
 
 /// Entries of one answer: more than anybody reads.
 const MOST: usize = 10_000;
@@ -63,16 +63,7 @@ impl History {
 
 /// What was noted since then, oldest first.
 pub(crate) fn events(state: &Path, since: WallTime) -> Result<Vec<EventReport>, store::Error> {
-    let report = |entry: store::journal::Entry| EventReport {
-        sequence: entry.sequence,
-        at: entry.at.as_millis(),
-        subject: entry.transition.subject,
-        before: entry.transition.before,
-        after: entry.transition.after,
-        reason: entry.transition.reason,
-        cause: entry.transition.cause,
-    };
-    Ok(read_since(&folder(state), since, MOST)?.into_iter().map(report).collect())
+    events_since(&folder(state), since, MOST)
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@
 //! **How long anything takes.** Both ends say something every [`PING_INTERVAL`]; an end that hears nothing for
 //! [`SILENCE_LIMIT`] hangs up. An agent dials again at once, then after longer and longer, up to two seconds.
 
-mod cache;
+pub(crate) mod cache;
 mod client;
 mod connection;
 mod enrolment;

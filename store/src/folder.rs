@@ -43,6 +43,7 @@ use crate::{Error, Store};
 use owner::{Message, Notices, Owner};
 pub(crate) use record::metadata_text;
 pub use report::{Report, Reports};
+pub(crate) use state_log::refused_lines;
 
 /// Where a folder's two halves are.
 #[derive(Clone, Debug)]

@@ -8,6 +8,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use api::report::EventReport;
 use api::time::WallTime;
 use serde::{Deserialize, Serialize};
 
@@ -171,6 +172,25 @@ pub fn read_since(folder: &Path, since: WallTime, limit: usize) -> Result<Vec<En
     }
 }
 
+/// What `tombolo events` shows of [`read_since`].
+pub fn events_since(folder: &Path, since: WallTime, limit: usize) -> Result<Vec<EventReport>, Error> {
+    Ok(read_since(folder, since, limit)?.into_iter().map(EventReport::from).collect())
+}
+
+impl From<Entry> for EventReport {
+    fn from(entry: Entry) -> Self {
+        Self {
+            sequence: entry.sequence,
+            at: entry.at.as_millis(),
+            subject: entry.transition.subject,
+            before: entry.transition.before,
+            after: entry.transition.after,
+            reason: entry.transition.reason,
+            cause: entry.transition.cause,
+        }
+    }
+}
+
 fn disk(config: &Config, error: &std::io::Error) -> Error {
     Error::Disk { path: config.folder.display().to_string(), detail: format!("the journal cannot be kept: {error}") }
 }
@@ -203,7 +223,7 @@ fn read_file(path: &Path) -> std::io::Result<Vec<Entry>> {
 }
 
 /// Every line of `input` that is an entry.
-fn read_entries(mut input: impl BufRead) -> std::io::Result<Vec<Entry>> {
+pub(crate) fn read_entries(mut input: impl BufRead) -> std::io::Result<Vec<Entry>> {
     let mut entries = Vec::new();
     let mut line = Vec::new();
     loop {

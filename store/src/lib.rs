@@ -16,6 +16,7 @@
 //! there, a delete may name both. A write that changes nothing makes no new version and no event.
 
 pub mod backend;
+pub mod damage;
 pub mod error;
 pub mod feed;
 mod field_line;

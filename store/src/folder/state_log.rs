@@ -281,6 +281,12 @@ fn read_file(path: &Path, objects: &mut Objects) -> std::io::Result<Vec<Damage>>
     Ok(damages)
 }
 
+/// What is wrong with the lines of a log, without a file; nothing for those that count.
+pub(crate) fn refused_lines(bytes: &[u8]) -> Vec<String> {
+    let mut objects = Objects::default();
+    bytes.split_inclusive(|byte| *byte == b'\n').filter_map(|line| take_line(line, &mut objects).err()).collect()
+}
+
 /// Takes one line of the log over.
 pub(crate) fn take_line(bytes: &[u8], objects: &mut Objects) -> Result<(), String> {
     let place = |place: Place| {
