@@ -6,8 +6,8 @@ help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
 
 demo: ## three clusters on this machine, joined; HOLD=1 keeps them up
-	$(CARGO) build --locked -p netns-tests --bins
-	$(CARGO) run --locked --quiet -p netns-tests --bin demo -- $(if $(HOLD),--hold)
+	$(CARGO) build --locked --profile demo -p netns-tests --bins
+	$(CARGO) run --locked --profile demo --quiet -p netns-tests --bin demo -- $(if $(HOLD),--hold)
 
 test: ## every test; says what this machine lacks first
 	$(CARGO) run --locked --quiet -p netns-tests --bin doctor -- --for-tests

@@ -13,8 +13,11 @@ use hickory_proto::rr::RecordType;
 use crate::deployment::Part;
 use crate::evidence;
 use crate::recording;
+use crate::scenario::closed::{Closed, Private};
+use crate::scenario::cluster_lost::ClusterLost;
+use crate::scenario::propagation::{Propagation, Ticking};
 use crate::scenario::three_clusters::{PATIENCE, ThreeClusters};
-use crate::scenario::{clear_text, closed, cluster_lost, propagation, shares};
+use crate::scenario::{clear_text, cluster_lost, promise, propagation, shares};
 use crate::traffic::{dns, http};
 use crate::world::World;
 
@@ -45,30 +48,24 @@ struct Steps {
     begun: Instant,
     last: Instant,
     printed: Vec<String>,
-    /// A promised time was not kept.
-    slow: bool,
 }
 
 impl Steps {
     fn new() -> Self {
-        Self {
-            begun: Instant::now(),
-            last: Instant::now(),
-            printed: vec![HEADING.to_owned(), String::new()],
-            slow: false,
-        }
+        Self { begun: Instant::now(), last: Instant::now(), printed: vec![HEADING.to_owned(), String::new()] }
     }
 
     fn done(&mut self, what: &str, seen: impl Display) {
-        self.measured(true, what, seen);
+        self.print(format!("✓ {what:<15} {seen:<98} {:>6.2} s", self.last.elapsed().as_secs_f64()));
+        self.last = Instant::now();
     }
 
-    /// A step whose time has a promise. A busy machine may break it: then it is marked, and shown all the same.
-    fn measured(&mut self, kept: bool, what: &str, seen: impl Display) {
-        let glyph = if kept { "✓" } else { "!" };
-        self.slow |= !kept;
-        self.print(format!("{glyph} {what:<15} {seen:<98} {:>6.2} s", self.last.elapsed().as_secs_f64()));
-        self.last = Instant::now();
+    /// A step whose times were promised, and kept; `again` says why they were measured twice.
+    fn promised(&mut self, what: &str, seen: impl Display, again: Option<String>) {
+        self.done(what, seen);
+        if let Some(again) = again {
+            self.print(format!("  {again}"));
+        }
     }
 
     fn print(&mut self, line: String) {
@@ -111,31 +108,32 @@ fn show(world: &World, hold: bool, record: Option<&Path>) -> Result<()> {
         ),
     );
 
-    let measured = propagation::measure(&clusters, propagation::CHANGES)?;
-    let (mut seen, mut kept) = (Vec::new(), true);
-    for (what, times) in [("DNS", &measured.name), ("new connection", &measured.connection)] {
+    let ticking = Ticking::prepare(&clusters)?;
+    let (measured, again) = promise::keep(|| ticking.measure(propagation::CHANGES), Propagation::promises)?;
+    let times = [("DNS", &measured.name), ("new connection", &measured.connection)].map(|(what, times)| {
         let (half, most) = (times.percentile(50), times.percentile(99));
-        kept &= most <= propagation::P99;
-        seen.push(format!("{what} p50 {}, p99 {}", milliseconds(half), milliseconds(most)));
-    }
-    let seen = format!("in birch, seen in amber: {} ({} changes)", seen.join("; "), propagation::CHANGES);
-    steps.measured(kept, "a change", seen);
+        format!("{what} p50 {}, p99 {}", milliseconds(half), milliseconds(most))
+    });
+    let seen = format!("in birch, seen in amber: {} ({} changes)", times.join("; "), propagation::CHANGES);
+    steps.promised("a change", seen, again);
 
-    let closed = closed::measure(&clusters)?;
+    let private = Private::prepare(&clusters)?;
+    let (closed, again) = promise::keep(|| private.measure(), Closed::promises)?;
     let seen = format!(
         "TCP, UDP, ICMP to a pod not exported: refused, counted; export admits in {}, removal closes in {}",
         milliseconds(closed.admitted_after),
         milliseconds(closed.closed_after)
     );
-    steps.measured(closed.admitted_after < closed::ADMITTED_WITHIN, "closed", seen);
+    steps.promised("closed", seen, again);
 
-    let lost = cluster_lost::measure(&clusters, v4)?;
+    let (lost, again) = promise::keep(|| cluster_lost::measure(&clusters, v4), ClusterLost::promises)?;
     let seen = format!(
         "birch killed: all new connections to cedar after {}; birch again {} after its start",
         milliseconds(lost.elsewhere_after),
         milliseconds(lost.back_after)
     );
-    steps.measured(lost.elsewhere_after < cluster_lost::ELSEWHERE_WITHIN, "a cluster dies", seen);
+    steps.promised("a cluster dies", seen, again);
+
     let leaked = clear_text::measure(&clusters, v4)?;
     ensure!(leaked == 0, "{leaked} packets left in clear while the gateway was dead");
     clusters.amber.start_part(Part::Gateway, clusters.amber.cluster().gateway()?)?;
@@ -147,9 +145,6 @@ fn show(world: &World, hold: bool, record: Option<&Path>) -> Result<()> {
     steps.print(String::new());
     let all = steps.begun.elapsed().as_secs_f64();
     steps.print(format!("Shown in {all:.1} s. Everything above was measured with real packets just now."));
-    if steps.slow {
-        steps.print("! slower than promised: is this machine busy? Run it again when it is not.".to_owned());
-    }
     if let Some(file) = record {
         std::fs::write(file, recording::svg(&steps.printed)).with_context(|| format!("drawing {}", file.display()))?;
     }

@@ -6,13 +6,13 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use hickory_proto::rr::RecordType;
 use netns_tests::deployment::Part;
+use netns_tests::scenario::closed::{Closed, Private};
+use netns_tests::scenario::cluster_lost::ClusterLost;
+use netns_tests::scenario::propagation::Ticking;
 use netns_tests::scenario::three_clusters::{PATIENCE, ThreeClusters};
-use netns_tests::scenario::{clear_text, closed, cluster_lost, propagation, shares};
+use netns_tests::scenario::{clear_text, cluster_lost, promise, shares};
 use netns_tests::traffic::{dns, http, icmp};
 use netns_tests::world_test;
-
-/// The demo shows the promised times on a quiet machine. Here four worlds of fifteen processes share two cores, perhaps one.
-const BUSY: u32 = 5;
 
 #[test]
 fn a_pod_asks_for_a_name_and_a_pod_of_another_cluster_answers_in_both_families() {
@@ -72,8 +72,9 @@ fn connections_are_shared_as_the_policys_weights_say() {
 fn an_endpoint_changed_in_one_cluster_is_seen_in_another() {
     world_test(|world| {
         let clusters = ThreeClusters::joined(world)?;
-        // How soon is the demo's to show and the benchmark's to measure; that every change arrives is ours.
-        let measured = propagation::measure(&clusters, 20)?;
+        // How soon is the demo's to show: a p99 takes 200 changes, and a machine without another world on it. That
+        // every change arrives is ours.
+        let measured = Ticking::prepare(&clusters)?.measure(20)?;
         ensure!(measured.name.count() == 20 && measured.connection.count() == 20);
         Ok(())
     });
@@ -84,12 +85,7 @@ fn a_cluster_that_dies_is_routed_around_and_used_again_when_it_returns() {
     world_test(|world| {
         let clusters = ThreeClusters::joined(world)?;
         let [target, _] = clusters.web()?;
-        let measured = cluster_lost::measure(&clusters, target)?;
-        ensure!(
-            measured.elsewhere_after < cluster_lost::ELSEWHERE_WITHIN * BUSY,
-            "new connections failed for {:?}",
-            measured.elsewhere_after
-        );
+        promise::keep(|| cluster_lost::measure(&clusters, target), ClusterLost::promises)?;
         Ok(())
     });
 }
@@ -98,12 +94,8 @@ fn a_cluster_that_dies_is_routed_around_and_used_again_when_it_returns() {
 fn a_pod_is_closed_to_other_clusters_until_it_is_exported_and_closed_again_after() {
     world_test(|world| {
         let clusters = ThreeClusters::joined(world)?;
-        let measured = closed::measure(&clusters)?;
-        ensure!(
-            measured.admitted_after < closed::ADMITTED_WITHIN * BUSY,
-            "admitted after {:?}",
-            measured.admitted_after
-        );
+        let private = Private::prepare(&clusters)?;
+        promise::keep(|| private.measure(), Closed::promises)?;
         Ok(())
     });
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::scenario::promise::Promise;
 use crate::scenario::three_clusters::{PATIENCE, ThreeClusters};
 use crate::traffic::http;
 
@@ -21,6 +22,14 @@ pub struct ClusterLost {
     pub failed: usize,
     /// From the start of its parts to the first connection that the cluster answered again.
     pub back_after: Duration,
+}
+
+impl ClusterLost {
+    /// The time that is promised.
+    pub fn promises(&self) -> Vec<Promise> {
+        let what = "new connections elsewhere after a cluster was lost";
+        vec![Promise { what, limit: ELSEWHERE_WITHIN, measured: self.elsewhere_after }]
+    }
 }
 
 /// Kills birch; a client in amber keeps connecting to `target`, which birch and cedar serve.

@@ -6,6 +6,8 @@ pub mod clear_text;
 pub mod closed;
 pub mod cluster_lost;
 pub mod failover;
+pub mod other_programs;
+pub mod promise;
 pub mod propagation;
 pub mod shares;
 pub mod three_clusters;

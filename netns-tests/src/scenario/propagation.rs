@@ -9,8 +9,9 @@ use hickory_proto::rr::{RData, RecordType};
 use crate::manifest::Service;
 use crate::pod::Pod;
 use crate::scenario::Times;
+use crate::scenario::promise::Promise;
 use crate::scenario::three_clusters::{PATIENCE, ThreeClusters};
-use crate::traffic::dns::{Transport, query};
+use crate::traffic::dns::{Transport, ask};
 use crate::traffic::http;
 
 /// The promise: p99 of 200 changes.
@@ -28,49 +29,88 @@ pub struct Propagation {
     pub connection: Times,
 }
 
-/// Changes the one endpoint of two services in birch, to and fro between two pods, and waits in amber for each change:
-/// every one is an endpoint removed and another added.
-pub fn measure(clusters: &ThreeClusters, changes: usize) -> Result<Propagation> {
-    let worker = clusters.birch.cluster().worker()?;
-    let pods = [worker.pod("tick-1")?, worker.pod("tick-2")?];
-    for pod in &pods {
-        pod.serve_http()?;
+impl Propagation {
+    /// The times that are promised.
+    pub fn promises(&self) -> Vec<Promise> {
+        let of = |what, times: &Times| Promise { what, limit: P99, measured: times.percentile(99) };
+        vec![
+            of("a changed endpoint in a DNS answer, p99", &self.name),
+            of("a new connection to a changed endpoint, p99", &self.connection),
+        ]
     }
-    let publish = |pod: &Pod| {
-        let with_address = Service::http("shop", "tick").manifest(&[pod]);
-        let headless = Service::http("shop", "tick-headless").headless().manifest(&[pod]);
-        clusters.birch.apply("tick.yaml", &format!("{with_address}---\n{headless}"))
-    };
-    publish(&pods[0])?;
-    let addresses = clusters.amber.clusterset_addresses("shop", "tick", PATIENCE)?;
-    let address = addresses.into_iter().find(IpAddr::is_ipv4).context("tick has no IPv4 address")?;
-    let target = SocketAddr::new(address, 80);
-    wait_for_connection(&clusters.client, target, &pods[0], PATIENCE)?;
-    let server = clusters.amber.dns()?[0];
-    wait_for_name(&clusters.client, server, &pods[0], PATIENCE)?;
-
-    let (mut names, mut connections) = (Vec::new(), Vec::new());
-    for change in 1..=changes {
-        let pod = &pods[change % 2];
-        let start = Instant::now();
-        publish(pod)?;
-        let (name, connection) = std::thread::scope(|scope| {
-            let name = scope.spawn(|| wait_for_name(&clusters.client, server, pod, PATIENCE).map(|()| start.elapsed()));
-            let connection = wait_for_connection(&clusters.client, target, pod, PATIENCE).map(|()| start.elapsed());
-            (name.join(), connection)
-        });
-        names.push(name.map_err(|_| anyhow::anyhow!("asking for a name panicked"))??);
-        connections.push(connection?);
-    }
-    Ok(Propagation { name: Times::of(names), connection: Times::of(connections) })
 }
 
-fn wait_for_name(client: &Pod, server: SocketAddr, pod: &Pod, limit: Duration) -> Result<()> {
+/// Two services in birch, one of them headless, whose one endpoint goes to and fro between two pods.
+pub struct Ticking<'a> {
+    clusters: &'a ThreeClusters,
+    pods: [Pod; 2],
+    /// The name server of amber.
+    server: SocketAddr,
+    /// The service's address in amber.
+    target: SocketAddr,
+}
+
+impl<'a> Ticking<'a> {
+    /// Exports the services and waits until amber knows them.
+    pub fn prepare(clusters: &'a ThreeClusters) -> Result<Self> {
+        let worker = clusters.birch.cluster().worker()?;
+        let pods = [worker.pod("tick-1")?, worker.pod("tick-2")?];
+        for pod in &pods {
+            pod.serve_http()?;
+        }
+        publish(clusters, &pods[0])?;
+        let addresses = clusters.amber.clusterset_addresses("shop", "tick", PATIENCE)?;
+        let address = addresses.into_iter().find(IpAddr::is_ipv4).context("tick has no IPv4 address")?;
+        let ticking = Self { clusters, pods, server: clusters.amber.dns()?[0], target: SocketAddr::new(address, 80) };
+        ticking.settle()?;
+        Ok(ticking)
+    }
+
+    /// The endpoint goes to the first pod, and everybody knows.
+    fn settle(&self) -> Result<()> {
+        publish(self.clusters, &self.pods[0])?;
+        let client = &self.clusters.client;
+        client.run(|| wait_for_connection(self.target, &self.pods[0], PATIENCE))??;
+        client.run(|| wait_for_name(self.server, &self.pods[0], PATIENCE))?
+    }
+
+    /// Changes the endpoint so many times, and waits in amber for each change: every one is an endpoint removed and
+    /// another added.
+    pub fn measure(&self, changes: usize) -> Result<Propagation> {
+        self.settle()?;
+        let client = &self.clusters.client;
+        let (mut names, mut connections) = (Vec::new(), Vec::new());
+        for change in 1..=changes {
+            let pod = &self.pods[change % 2];
+            let start = Instant::now();
+            publish(self.clusters, pod)?;
+            let (name, connection) = std::thread::scope(|scope| {
+                let name =
+                    scope.spawn(|| client.run(|| wait_for_name(self.server, pod, PATIENCE).map(|()| start.elapsed())));
+                let connection =
+                    client.run(|| wait_for_connection(self.target, pod, PATIENCE).map(|()| start.elapsed()));
+                (name.join(), connection)
+            });
+            names.push(name.map_err(|_| anyhow::anyhow!("asking for a name panicked"))???);
+            connections.push(connection??);
+        }
+        Ok(Propagation { name: Times::of(names), connection: Times::of(connections) })
+    }
+}
+
+fn publish(clusters: &ThreeClusters, pod: &Pod) -> Result<()> {
+    let with_address = Service::http("shop", "tick").manifest(&[pod]);
+    let headless = Service::http("shop", "tick-headless").headless().manifest(&[pod]);
+    clusters.birch.apply("tick.yaml", &format!("{with_address}---\n{headless}"))
+}
+
+/// In the network namespace of the calling thread, as the next one.
+fn wait_for_name(server: SocketAddr, pod: &Pod, limit: Duration) -> Result<()> {
     let deadline = Instant::now() + limit;
     let wanted = pod.addresses().v4;
     loop {
         let name = "tick-headless.shop.svc.clusterset.local.";
-        let found = query(client, server, name, RecordType::A, Transport::Udp, Duration::from_secs(1)).map(|answer| {
+        let found = ask(server, name, RecordType::A, Transport::Udp, Duration::from_secs(1)).map(|answer| {
             let addresses = answer.answers.iter().filter_map(|record| match &record.data {
                 RData::A(address) => Some(address.0),
                 _ => None,
@@ -85,10 +125,10 @@ fn wait_for_name(client: &Pod, server: SocketAddr, pod: &Pod, limit: Duration) -
     }
 }
 
-fn wait_for_connection(client: &Pod, target: SocketAddr, pod: &Pod, limit: Duration) -> Result<()> {
+fn wait_for_connection(target: SocketAddr, pod: &Pod, limit: Duration) -> Result<()> {
     let deadline = Instant::now() + limit;
     loop {
-        let answer = http::get(client, target, Duration::from_millis(500));
+        let answer = http::ask(target, Duration::from_millis(500));
         if answer.as_ref().is_ok_and(|answer| answer.pod == pod.pod_name()) {
             return Ok(());
         }
