@@ -1,7 +1,7 @@
 # Every command of the day, a line each. None of them needs root, Docker or a cluster.
 CARGO ?= cargo
 
-.PHONY: help demo test lint doctor fmt
+.PHONY: help demo test lint fuzz doctor fmt
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
 
@@ -18,6 +18,10 @@ lint: ## formatting, clippy, documents, licences
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
 	$(CARGO) test --locked --quiet -p house
+
+# Needs a C++ compiler besides Rust, for libFuzzer; no nightly Rust and no cargo-fuzz. TARGETS="packet dns_message" picks some.
+fuzz: ## any bytes to every decoder; SECONDS_EACH=30 a target
+	$(CARGO) run --locked --quiet -p house --bin fuzz -- $(TARGETS)
 
 doctor: ## what this machine allows
 	$(CARGO) run --locked --quiet -p netns-tests --bin doctor

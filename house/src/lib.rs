@@ -2,6 +2,8 @@
 //!
 //! `cargo test -p house` checks them; this library only finds the files.
 
+pub mod fuzz_targets;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
