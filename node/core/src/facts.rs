@@ -2,6 +2,7 @@
 //! whatever else changed in the object.
 
 use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -142,8 +143,12 @@ pub struct PeerFacts {
 }
 
 /// The facts of all peers, and what is wrong with them. Together, because what one claims another may not.
+///
+/// Nor may a peer claim what a node of this cluster lives on, advertised or not: the VXLAN device's outer packets, and
+/// every word between our nodes, would go into its tunnel.
 pub fn peers(
     local: &LocalClusterSpec,
+    nodes: &BTreeMap<String, NodeFacts>,
     peers: &BTreeMap<ClusterId, ClusterPeer>,
 ) -> (BTreeMap<ClusterId, PeerFacts>, BTreeMap<ClusterId, Vec<Problem>>) {
     let claims = prefix_claims::judge(local, peers.values());
@@ -173,9 +178,22 @@ pub fn peers(
             let free = record.prefixes.iter().filter(|claimed| !taken.iter().any(|owned| owned.overlaps(claimed)));
             facts.prefixes = free.map(Prefix::net).collect();
         }
+        facts.prefixes.retain(|net| match node_inside(nodes, net) {
+            Some((name, address)) => {
+                let problem = Problem::PrefixRefused(format!("{net} holds {address} of node {name} of this cluster"));
+                problems.entry(id.clone()).or_default().push(problem);
+                false
+            }
+            None => true,
+        });
         all.insert(id.clone(), facts);
     }
     (all, problems)
+}
+
+fn node_inside<'a>(nodes: &'a BTreeMap<String, NodeFacts>, net: &IpNet) -> Option<(&'a String, IpAddr)> {
+    let inside = |node: &NodeFacts| node.addresses.iter().copied().find(|address| net.contains(address));
+    nodes.iter().find_map(|(name, node)| Some((name, inside(node)?)))
 }
 
 pub(crate) fn read_address(text: &str, problems: &mut Vec<Problem>) -> Option<IpAddr> {

@@ -279,6 +279,29 @@ fn a_prefix_that_is_ours_is_refused_by_name_and_the_peers_other_prefix_is_routed
 }
 
 #[test]
+fn a_prefix_that_a_node_of_ours_lives_on_is_refused_by_name_also_of_a_blocked_peer() {
+    for state in [PeerState::Active, PeerState::Blocked] {
+        let mut core = host("worker");
+        let peer = peer_in("birch", 2, MemberState::Active, state);
+        after(&mut core, at(20), vec![Input::ClusterPeers(ObjectChange::Applied(peer))]);
+        assert!(core.wanted().routes.contains_key(&RouteKey::blackhole(net("10.2.0.0/16"))));
+        let mut inside = node("inside", 9);
+        inside.status.as_mut().unwrap().addresses.as_mut().unwrap()[0].address = "10.2.9.9".into();
+        let joins = Input::Nodes(ObjectChange::Applied(inside.clone()));
+        after(&mut core, at(30), vec![joins]);
+        let wanted = core.wanted();
+        // Neither into the tunnel nor into the blackhole: the outer packets of VXLAN take the host's own routes.
+        assert!(!wanted.routes.keys().any(|key| key.destination == net("10.2.0.0/16")), "{state:?}");
+        assert!(!wanted.sets.remote.contains(&net("10.2.0.0/16")));
+        assert!(wanted.routes.contains_key(&RouteKey::blackhole(net("fd00:2::/48"))), "the other prefix stays");
+        let problem = core.problems().iter().map(|(_, problem)| problem.to_string()).next().unwrap();
+        assert!(problem.contains("10.2.9.9 of node inside"), "{problem}");
+        after(&mut core, at(40), vec![Input::Nodes(ObjectChange::Deleted(inside))]);
+        assert!(core.wanted().routes.contains_key(&RouteKey::blackhole(net("10.2.0.0/16"))));
+    }
+}
+
+#[test]
 fn every_host_asks_our_table_for_all_but_outer_packets_and_changes_only_listed_settings() {
     for name in ["worker", "gateway"] {
         let state = host(name).wanted();

@@ -136,7 +136,7 @@ impl NodeCore {
             self.fabric_dirty = true;
             return;
         };
-        let (peers, problems) = facts::peers(&local.spec, &self.peer_objects);
+        let (peers, problems) = facts::peers(&local.spec, &self.nodes, &self.peer_objects);
         for id in self.peer_objects.keys() {
             let problems = problems.get(id).cloned().unwrap_or_default();
             self.problems.set("ClusterPeer", &(String::new(), id.to_string()), problems);
@@ -208,6 +208,7 @@ impl NodeCore {
             self.dirty.exports.extend(self.catalog.exports().cloned());
             let imports: Vec<Key> = self.catalog.services_of_cluster(&self.clusters.local).cloned().collect();
             self.dirty.imports.extend(imports);
+            self.judge_peers();
         }
     }
 
