@@ -3,6 +3,7 @@
 mod cleanup;
 mod filter;
 mod foreign_bytes;
+mod path_mtu;
 mod routing;
 mod sandbox;
 mod scale;

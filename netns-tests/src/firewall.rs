@@ -12,7 +12,8 @@ const MASQUERADE: &str = "world_masquerade";
 
 impl Node {
     /// Forwards only what a node of a hardened cluster forwards: packets of invalid connections are dropped as
-    /// kube-proxy drops them, and beyond that only what goes to or comes from the cluster's own pods passes.
+    /// kube-proxy drops them, and beyond that only what goes to or comes from the cluster's own pods, and from the
+    /// addresses its hosts have towards other clusters, passes.
     pub fn add_forward_firewall(&self) -> Result<()> {
         let base = BaseChain::filter(FilterHook::Forward, Priority::Filter).policy(Policy::Drop);
         let forward = Chain::new(FIREWALL, "forward")?.family(Family::Inet).base(base);
@@ -21,7 +22,9 @@ impl Node {
             new_rule().match_ct_state(CtState::INVALID).counter().drop(),
             new_rule().match_ct_state(CtState::ESTABLISHED | CtState::RELATED).accept(),
         ];
-        for range in self.cluster_pods().both() {
+        // docs/plain-hosts.md asks for both; a gateway forwards what other hosts send.
+        let infrastructure = self.cluster_ranges().infrastructure();
+        for range in self.cluster_pods().both().into_iter().chain(infrastructure.both()) {
             rules.push(new_rule().match_saddr(range.network(), range.prefix_len()).accept());
             rules.push(new_rule().match_daddr(range.network(), range.prefix_len()).accept());
         }

@@ -94,10 +94,11 @@ fn dropping_packets_of_invalid_connections_on_every_node_loses_nothing() {
 }
 
 #[test]
-fn a_forward_chain_that_drops_all_but_the_clusters_own_pods_lets_them_through() {
+fn a_forward_chain_that_drops_all_but_the_clusters_own_pods_and_hosts_lets_them_through() {
     world_test(|world| {
         let (clusters, clients) = joined(world, Node::add_forward_firewall)?;
-        everyone_is_reached(&clusters, &clients)
+        everyone_is_reached(&clusters, &clients)?;
+        hosts_reach(&clusters)
     });
 }
 
@@ -123,6 +124,7 @@ fn all_of_them_together_are_withstood_and_may_come_while_tombolo_runs() {
         for deployment in clusters.all() {
             deployment.cluster().nodes().iter().try_for_each(harden)?;
         }
-        everyone_is_reached(&clusters, &clients)
+        everyone_is_reached(&clusters, &clients)?;
+        hosts_reach(&clusters)
     });
 }

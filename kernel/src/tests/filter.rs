@@ -9,6 +9,7 @@ use kernel_core::{
 };
 use nix::sys::socket::{getsockopt, sockopt};
 
+use super::path_mtu::path_mtu;
 use super::sandbox::{Host, Pod, sandboxed};
 use super::translate::{ask, ask_from, serve, vip, wanted};
 use super::{apply, bring, open, route_by, with_table};
@@ -231,26 +232,31 @@ sandboxed! {
         serve(&remote, 80, "remote");
         let (mut kernel, _folder) = open();
         let mut state = wanted(&Ruleset::default(), &[(&remote, 80)], Affinity::None);
-        let (key, route) = route_by("10.2.0.0/16", Target::Device { device: remote.device.parse().unwrap(), via: None });
-        state.routes.insert(key, Route { mtu: Some(1_370), ..route });
-        state.rules.insert(Rule::unless_marked(kernel_core::Family::Ipv4, 1, 1));
+        for (family, net) in [(kernel_core::Family::Ipv4, "10.2.0.0/16"), (kernel_core::Family::Ipv6, "fd00:2::/32")] {
+            let target = Target::Device { device: remote.device.parse().unwrap(), via: None };
+            let (key, route) = route_by(net, target);
+            state.routes.insert(key, Route { mtu: Some(1_370), ..route });
+            state.rules.insert(Rule::unless_marked(family, 1, 1));
+        }
         bring(&mut kernel, &state);
-        let told = local.run(|| {
-            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-            socket.connect((vip(true), 80)).unwrap();
-            let end = Instant::now() + LIMIT;
-            // The answer to the first says how large the next may be.
-            loop {
-                let sent = socket.send(&[0; 1_400]);
-                let mtu = getsockopt(&socket, sockopt::IpMtu).unwrap();
-                if sent.is_err() || mtu < 1_500 {
-                    return mtu;
+        for ipv4 in [true, false] {
+            let told = local.run(move || {
+                let socket = UdpSocket::bind(if ipv4 { "0.0.0.0:0" } else { "[::]:0" }).unwrap();
+                socket.connect((vip(ipv4), 80)).unwrap();
+                let end = Instant::now() + LIMIT;
+                // The answer to the first says how large the next may be.
+                loop {
+                    let sent = socket.send(&[0; 1_400]);
+                    let mtu = path_mtu(&socket).unwrap();
+                    if sent.is_err() || mtu < 1_500 {
+                        return mtu;
+                    }
+                    assert!(Instant::now() < end, "nobody told the client");
+                    std::thread::sleep(Duration::from_millis(5));
                 }
-                assert!(Instant::now() < end, "nobody told the client");
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        });
-        assert_eq!(told, 1_370);
+            });
+            assert_eq!(told, 1_370, "IPv4: {ipv4}");
+        }
     }
 }
 
