@@ -1,18 +1,21 @@
 //! docs/plain-hosts.md, run as it is written.
 //!
-//! Two substitutions only: `/etc/tombolo` and `/tmp` lie in each host's own `/run`, for a sandbox without root shares
-//! the machine's `/etc`; and the state folder is given by its environment variable.
+//! One kind of substitution only: `/etc/tombolo`, the state folder and `/tmp` lie in each host's own `/run`, for a sandbox
+//! without root shares the machine's folders.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use netns_tests::host::own_program;
 use netns_tests::scenario::three_clusters::PATIENCE;
 use netns_tests::traffic::http;
 use netns_tests::{ClusterPlan, Node, World, world_test};
+
+/// In place of `/var/lib/tombolo`.
+const STATE: &str = "/run/state";
 
 const PAGE: &str = include_str!("../../docs/plain-hosts.md");
 
@@ -38,7 +41,8 @@ fn blocks() -> Vec<Block<'static>> {
 
 /// The host's own folders in place of the machine's.
 fn in_sandbox(text: &str) -> String {
-    text.replace("/etc/tombolo", "/run/etc-tombolo").replace("/tmp/", "/run/shared/")
+    let text = text.replace("/etc/tombolo", "/run/etc-tombolo").replace("/var/lib/tombolo", STATE);
+    text.replace("/tmp/", "/run/shared/")
 }
 
 fn shell(node: &Node, text: &str) -> Result<Command> {
@@ -49,10 +53,7 @@ fn shell(node: &Node, text: &str) -> Result<Command> {
     std::fs::set_permissions(&tombolo, std::fs::Permissions::from_mode(0o755))?;
     let mut command = Command::new("/bin/sh");
     let path = std::env::var("PATH").unwrap_or_default();
-    command
-        .args(["-eu", "-c", &in_sandbox(text)])
-        .env("PATH", format!("/run/bin:{path}"))
-        .env("TOMBOLO_STATE", "/run/state");
+    command.args(["-eu", "-c", &in_sandbox(text)]).env("PATH", format!("/run/bin:{path}")).env("TOMBOLO_STATE", STATE);
     Ok(command)
 }
 
@@ -74,13 +75,21 @@ fn run(node: &Node, text: &str) -> Result<String> {
 fn the_page_about_plain_hosts_works_as_it_is_written() {
     world_test(|world| {
         let plan = ClusterPlan { gateways: 1, workers: 0, ..ClusterPlan::default() };
-        let (oak, elm) = (world.cluster_with("oak", plan)?, world.cluster_with("elm", plan)?);
-        let (oak, elm) = (oak.gateway()?.clone(), elm.gateway()?.clone());
+        let (oaks, elm) =
+            (world.cluster_with("oak", ClusterPlan { workers: 1, ..plan })?, world.cluster_with("elm", plan)?);
+        let (oak, oak2, elm) = (oaks.gateway()?.clone(), oaks.worker()?.clone(), elm.gateway()?.clone());
         let (client, server) = (oak.pod("client")?, elm.pod("web")?);
+        let second_client = oak2.pod("client-2")?;
         addresses_are_those_of_the_page(world, &oak, &server.addresses().both())?;
+        let mut services = Vec::new();
         server.serve_http()?;
         for block in blocks() {
-            let node = if block.host == "oak" { &oak } else { &elm };
+            let node = match block.host {
+                "oak" => &oak,
+                "oak2" => &oak2,
+                "elm" => &elm,
+                other => bail!("the page speaks of a host {other}"),
+            };
             if block.background {
                 // In place of the shell, as an init system would: signals reach it.
                 node.start("run", shell(node, &format!("exec {}", block.text))?)?;
@@ -92,6 +101,15 @@ fn the_page_about_plain_hosts_works_as_it_is_written() {
                 let target = SocketAddr::new(address.with_context(|| format!("no address in: {said}"))?, 80);
                 let answer = http::get_within(&client, target, PATIENCE)?;
                 ensure!(answer.pod == "web", "answered by {answer:?}");
+                services.push(target);
+            }
+            if block.host == "oak2" && block.text.contains("tombolo services") {
+                for target in &services {
+                    let answer = http::get_within(&second_client, *target, PATIENCE)?;
+                    let own = second_client.addresses().both();
+                    ensure!(answer.pod == "web" && own.contains(&answer.client), "{answer:?} is not {own:?}");
+                }
+                ensure!(!services.is_empty(), "the page exports nothing before its second host");
             }
             if block.text.contains("tombolo cleanup") {
                 let links = oak.links("what is left", async |links| links.get_links().await)?;
