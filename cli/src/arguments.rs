@@ -79,6 +79,8 @@ pub enum Command {
         /// The state folder the node agent was started with.
         #[arg(long, env = "TOMBOLO_STATE", default_value = "/var/lib/tombolo", value_name = "DIR")]
         state: PathBuf,
+        #[command(flatten)]
+        shown: Shown,
     },
     /// Print the CustomResourceDefinitions of all kinds.
     Crds,

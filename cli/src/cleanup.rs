@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
+use serde::Serialize;
+
 use crate::ask::Part;
-use crate::output::{Glyph, Outcome};
+use crate::output::{Format, Glyph, Outcome};
 
 /// Refuses while the node agent or the gateway runs: they would put everything back at once.
-pub async fn run(run_dir: &Path, state: &Path, dry_run: bool) -> anyhow::Result<Outcome> {
+pub async fn run(run_dir: &Path, state: &Path, dry_run: bool, format: Format) -> anyhow::Result<Outcome> {
     for part in [Part::Node, Part::Gateway] {
         if !dry_run && crate::ask::is_running(run_dir, part).await {
             eprintln!("the {} of this host runs, and would put back what is removed", part.name());
@@ -20,11 +22,11 @@ pub async fn run(run_dir: &Path, state: &Path, dry_run: bool) -> anyhow::Result<
         eprintln!("  if the node agent was started with another --state, name that");
     }
     let state = state.to_path_buf();
-    tokio::task::spawn_blocking(move || remove(&state, dry_run)).await?
+    tokio::task::spawn_blocking(move || remove(&state, dry_run, format)).await?
 }
 
 /// Netlink sockets belong to the thread that opens them, so all of it happens on one.
-fn remove(state: &Path, dry_run: bool) -> anyhow::Result<Outcome> {
+fn remove(state: &Path, dry_run: bool, format: Format) -> anyhow::Result<Outcome> {
     let state = state.join(Part::Node.name());
     if !dry_run {
         // A host whose agent never ran has no folder, and then nothing was changed that could be restored.
@@ -33,7 +35,7 @@ fn remove(state: &Path, dry_run: bool) -> anyhow::Result<Outcome> {
     let mut kernel = kernel::Kernel::open(&node::settings_record(&state))?;
     let before = kernel.observe()?;
     if dry_run {
-        print!("{}", summary("would remove", &before));
+        Summary::of(&before, false).print(format)?;
         return Ok(Outcome::Good);
     }
     let outcome = kernel.cleanup()?;
@@ -44,25 +46,67 @@ fn remove(state: &Path, dry_run: bool) -> anyhow::Result<Outcome> {
         eprintln!("  run this again as root: what is left is named above");
         return Ok(Outcome::FoundBad);
     }
-    print!("{}", summary("removed", &before));
+    Summary::of(&before, true).print(format)?;
     Ok(Outcome::Good)
 }
 
-/// A line for each kind of thing, `1 link`, and for the settings that get their old values back.
-fn summary(verb: &str, state: &kernel::core::State) -> String {
-    let counts = [
-        (state.links.len(), "link", "links"),
-        (state.addresses.len(), "address", "addresses"),
-        (state.routes.len(), "route", "routes"),
-        (state.rules.len(), "rule", "rules"),
-        (state.nexthops.len() + state.groups.len(), "next hop", "next hops"),
-        (usize::from(state.table.is_some()), "nftables table", "nftables tables"),
-        (state.services.len(), "service", "services"),
-        (state.settings.len(), "changed setting, for its old value", "changed settings, for their old values"),
-    ];
-    let present = counts.iter().filter(|(count, ..)| *count > 0);
-    let lines: String = present
-        .map(|(count, one, many)| format!("{verb} {count} {}\n", if *count == 1 { one } else { many }))
-        .collect();
-    if lines.is_empty() { "nothing of Tombolo's is in this kernel\n".into() } else { lines }
+/// What there is of ours, counted.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Summary {
+    /// Whether it is gone; a dry run leaves it.
+    removed: bool,
+    links: usize,
+    addresses: usize,
+    routes: usize,
+    rules: usize,
+    next_hops: usize,
+    tables: usize,
+    services: usize,
+    /// Settings of others that get their old values back.
+    settings: usize,
+}
+
+impl Summary {
+    fn of(state: &kernel::core::State, removed: bool) -> Self {
+        Self {
+            removed,
+            links: state.links.len(),
+            addresses: state.addresses.len(),
+            routes: state.routes.len(),
+            rules: state.rules.len(),
+            next_hops: state.nexthops.len() + state.groups.len(),
+            tables: usize::from(state.table.is_some()),
+            services: state.services.len(),
+            settings: state.settings.len(),
+        }
+    }
+
+    fn print(&self, format: Format) -> anyhow::Result<()> {
+        match format {
+            Format::Text => print!("{}", self.text()),
+            Format::Json => println!("{}", serde_json::to_string_pretty(self)?),
+        }
+        Ok(())
+    }
+
+    /// A line for each kind of thing, `1 link`, and for the settings that get their old values back.
+    fn text(&self) -> String {
+        let verb = if self.removed { "removed" } else { "would remove" };
+        let counts = [
+            (self.links, "link", "links"),
+            (self.addresses, "address", "addresses"),
+            (self.routes, "route", "routes"),
+            (self.rules, "rule", "rules"),
+            (self.next_hops, "next hop", "next hops"),
+            (self.tables, "nftables table", "nftables tables"),
+            (self.services, "service", "services"),
+            (self.settings, "changed setting, for its old value", "changed settings, for their old values"),
+        ];
+        let present = counts.iter().filter(|(count, ..)| *count > 0);
+        let lines: String = present
+            .map(|(count, one, many)| format!("{verb} {count} {}\n", if *count == 1 { one } else { many }))
+            .collect();
+        if lines.is_empty() { "nothing of Tombolo's is in this kernel\n".into() } else { lines }
+    }
 }

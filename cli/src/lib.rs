@@ -84,6 +84,6 @@ async fn execute(arguments: Arguments) -> anyhow::Result<Outcome> {
         Command::Gateway(arguments) => parts::gateway(run_dir, arguments).await,
         Command::Node(arguments) => parts::node(run_dir, arguments).await,
         Command::Dns(arguments) => parts::dns(run_dir, arguments).await,
-        Command::Cleanup { dry_run, state } => cleanup::run(run_dir, &state, dry_run).await,
+        Command::Cleanup { dry_run, state, shown } => cleanup::run(run_dir, &state, dry_run, shown.format).await,
     }
 }

@@ -1,9 +1,10 @@
 //! `tombolo status`: is all well?
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use api::health::Reachability;
-use api::report::{ControllerReport, DnsReport, FeedReport, GatewayReport, NodeReport};
+use api::report::{ControllerReport, DnsReport, FeedReport, GatewayReport, NodeReport, RefusalReport};
 use serde::Serialize;
 
 use crate::ask::{Part, ask_as, readiness};
@@ -18,6 +19,17 @@ pub struct Status {
     pub gateway: Option<GatewayReport>,
     pub node: Option<NodeReport>,
     pub dns: Option<DnsReport>,
+    /// What of peers' advertisements is not in force, by peer.
+    pub refused_items: Vec<RefusedItems>,
+}
+
+/// Items of one peer's advertisement that are not in force.
+#[derive(Debug, Default, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct RefusedItems {
+    pub peer: String,
+    /// By name of the refusal.
+    pub reasons: BTreeMap<String, u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -39,10 +51,21 @@ pub async fn gather(run_dir: &Path) -> Status {
         }
     }
     status.controller = ask_as(run_dir, Part::Controller, "status").await;
+    let refusals: Option<Vec<RefusalReport>> = ask_as(run_dir, Part::Controller, "refusals").await;
+    status.refused_items = refused_items(&refusals.unwrap_or_default());
     status.gateway = ask_as(run_dir, Part::Gateway, "status").await;
     status.node = ask_as(run_dir, Part::Node, "status").await;
     status.dns = ask_as(run_dir, Part::Dns, "status").await;
     status
+}
+
+/// Those of a controller's refusals that are items: a connection or message has a source.
+fn refused_items(refusals: &[RefusalReport]) -> Vec<RefusedItems> {
+    let mut by_peer: BTreeMap<&str, BTreeMap<String, u64>> = BTreeMap::new();
+    for refusal in refusals.iter().filter(|refusal| refusal.source.is_empty() && !refusal.peer.is_empty()) {
+        *by_peer.entry(&refusal.peer).or_default().entry(refusal.reason.clone()).or_default() += refusal.count;
+    }
+    by_peer.into_iter().map(|(peer, reasons)| RefusedItems { peer: peer.to_owned(), reasons }).collect()
 }
 
 /// Prints the status and says whether all is well.
@@ -80,6 +103,13 @@ pub fn render(status: &Status) -> (String, Outcome) {
         text.push_str(&peers.render());
     }
     controller_notes(status, &mut notes);
+    for RefusedItems { peer, reasons } in &status.refused_items {
+        let count: u64 = reasons.values().sum();
+        let reasons: Vec<String> = reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+        let items = if count == 1 { "item" } else { "items" };
+        let note = format!("{peer}: {count} {items} not in force: {}      run: tombolo refusals", reasons.join(", "));
+        notes.push((Glyph::Warning, note));
+    }
     let feeds = [
         ("gateway", status.gateway.as_ref().map(|report| &report.feed)),
         ("node", status.node.as_ref().map(|report| &report.feed)),
@@ -254,6 +284,28 @@ mod tests {
         assert_eq!(outcome, Outcome::FoundBad);
         assert!(text.contains("elm   Unknown  9s   ?"), "{text}");
         assert!(text.contains("tombolo explain path elm"), "{text}");
+    }
+
+    #[test]
+    fn items_of_a_peer_that_are_not_in_force_are_counted_by_name_and_are_no_fault_of_this_cluster() {
+        let refusal = |reason: &str, source: &str, count| RefusalReport {
+            reason: reason.into(),
+            peer: "birch".into(),
+            source: source.into(),
+            count,
+            ..RefusalReport::default()
+        };
+        let refusals = [
+            refusal("NamespaceNotAccepted", "", 2),
+            refusal("ForeignAddress", "", 1),
+            refusal("Flood", "10.2.0.1:7", 9),
+        ];
+        let mut status = amber(vec![path("birch", Reachability::Up, PathReason::Answering)]);
+        status.refused_items = refused_items(&refusals);
+        let (text, outcome) = render(&status);
+        assert_eq!(outcome, Outcome::Good);
+        let note = "birch: 3 items not in force: 1 ForeignAddress, 2 NamespaceNotAccepted      run: tombolo refusals";
+        assert!(text.contains(note), "{text}");
     }
 
     #[test]
