@@ -175,6 +175,35 @@ pub struct ClusterSeen {
     pub round_trip_ms: Option<f64>,
 }
 
+/// One entry of `routes?peer=` of a node agent: where the kernel of this host sends packets for a prefix of a peer.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RouteReport {
+    pub prefix: String,
+    /// The number of the routing table; none where no route carries.
+    pub table: Option<u32>,
+    pub metric: Option<u32>,
+    /// The largest packet, bytes, where the route says one.
+    pub mtu: Option<u32>,
+    pub hops: Vec<HopReport>,
+    /// Empty where packets go by a route of ours; else a name such as `Blackhole`.
+    pub reason: String,
+    /// What the operator should check; empty where nothing is amiss.
+    pub remedy: String,
+}
+
+/// One way out of a host.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HopReport {
+    pub device: String,
+    pub via: Option<String>,
+    /// The node that VXLAN's outer packets are sent to.
+    pub node: Option<String>,
+    /// The gateway slot on that node, or on this host where the device is its tunnel.
+    pub gateway: Option<u16>,
+}
+
 /// `status` of a DNS server.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

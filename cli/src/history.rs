@@ -46,6 +46,9 @@ pub async fn events(run_dir: &Path, since: Duration, format: Format) -> anyhow::
             let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
             let mut table = Table::new(&["AGE", "PART", "WHAT", "CHANGE", "WHY"]);
             for PartEvent { part, event } in &events {
+                let of_part =
+                    |number: u64| events.iter().find(|other| other.part == *part && other.event.sequence == number);
+                let cause = event.cause.and_then(of_part).map(|cause| format!("  ← {}", cause.event.subject));
                 table.row([
                     age(now.saturating_sub(Duration::from_millis(event.at))),
                     (*part).to_owned(),
@@ -56,7 +59,7 @@ pub async fn events(run_dir: &Path, since: Duration, format: Format) -> anyhow::
                     } else {
                         format!("{} → {}", event.before, event.after)
                     },
-                    event.reason.clone(),
+                    format!("{}{}", event.reason, cause.unwrap_or_default()),
                 ]);
             }
             print!("{}", table.render());

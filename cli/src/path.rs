@@ -3,41 +3,110 @@
 use std::path::Path;
 
 use api::health::Reachability;
-use api::report::{GatewayReport, PathReport, PingReport};
+use api::report::{GatewayReport, HopReport, NodeReport, PathReport, PingReport, RouteReport};
+use serde::Serialize;
 
-use crate::ask::{Part, ask_as, expect};
+use crate::ask::{Part, ask, ask_as, expect};
 use crate::output::{Format, Glyph, Outcome, seconds};
+
+/// The way to a peer as this host knows it.
+#[derive(Serialize)]
+struct Way<'a> {
+    #[serde(flatten)]
+    path: Option<&'a PathReport>,
+    /// Of this host's kernel; none where no node agent runs here.
+    routes: Option<&'a [RouteReport]>,
+}
 
 /// Prints the way to a peer, hop by hop as this host knows it.
 pub async fn explain(run_dir: &Path, peer: &str, format: Format) -> anyhow::Result<Outcome> {
     if !is_cluster_id(peer) {
         return Ok(Outcome::Usage);
     }
-    let report: GatewayReport = match expect(run_dir, Part::Gateway, "status").await {
-        Ok(report) => report,
-        Err(outcome) => return Ok(outcome),
+    let node: Option<NodeReport> = ask_as(run_dir, Part::Node, "status").await;
+    let routes: Option<Option<Vec<RouteReport>>> = ask_as(run_dir, Part::Node, &format!("routes?peer={peer}")).await;
+    let gateway = ask(run_dir, Part::Gateway, "status").await;
+    if let Some(node) = node.filter(|_| format == Format::Text) {
+        print!("{}", render_node(&node));
+    }
+    let routes = match routes {
+        Some(None) => return Ok(no_peer(peer)),
+        Some(Some(routes)) => Some(routes),
+        None => None,
     };
-    let Some(path) = report.peers.iter().find(|path| path.peer == peer) else {
-        eprintln!("{peer} is no peer of this gateway");
-        eprintln!("  run: tombolo peers");
-        return Ok(Outcome::FoundBad);
-    };
-    let node: Option<api::report::NodeReport> = ask_as(run_dir, Part::Node, "status").await;
-    match format {
-        Format::Json => println!("{}", serde_json::to_string_pretty(path)?),
-        Format::Text => {
-            if let Some(node) = &node {
-                let glyph = if node.kernel_differences == 0 { Glyph::Good } else { Glyph::Warning };
-                let kernel = match node.kernel_differences {
-                    0 => "kernel as wanted".to_owned(),
-                    count => format!("the kernel differed in {count} places at the last look, and was mended"),
-                };
-                println!("{} node     {}: {kernel}", glyph.text(), node.node);
+    if format == Format::Text {
+        print!("{}", render_routes(routes.as_deref().unwrap_or_default()));
+    }
+    let lost = routes.iter().flatten().any(|route| !route.reason.is_empty());
+    let report: GatewayReport = match gateway.known().and_then(|answer| serde_json::from_value(answer).ok()) {
+        Some(report) => report,
+        None => {
+            if format == Format::Json && routes.is_some() {
+                println!("{}", serde_json::to_string_pretty(&Way { path: None, routes: routes.as_deref() })?);
             }
-            print!("{}", render(path));
+            eprintln!("what comes after the routes is known to a gateway alone, and none answers on this host");
+            eprintln!("  run this on the host of a gateway too: tombolo status    names them");
+            return Ok(if lost { Outcome::FoundBad } else { Outcome::CouldNotFindOut });
+        }
+    };
+    let Some(path) = report.peers.iter().find(|path| path.peer == peer) else { return Ok(no_peer(peer)) };
+    match format {
+        Format::Json => {
+            println!("{}", serde_json::to_string_pretty(&Way { path: Some(path), routes: routes.as_deref() })?);
+        }
+        Format::Text => print!("{}", render(path)),
+    }
+    Ok(if path.reachability == Reachability::Up && !lost { Outcome::Good } else { Outcome::FoundBad })
+}
+
+fn no_peer(peer: &str) -> Outcome {
+    eprintln!("{peer} is no peer of this cluster");
+    eprintln!("  run: tombolo peers");
+    Outcome::FoundBad
+}
+
+fn render_node(node: &NodeReport) -> String {
+    let glyph = if node.kernel_differences == 0 { Glyph::Good } else { Glyph::Warning };
+    let kernel = match node.kernel_differences {
+        0 => "kernel as wanted".to_owned(),
+        count => format!("the kernel differed in {count} places at the last look, and was mended"),
+    };
+    format!("{} node     {}: {kernel}\n", glyph.text(), node.node)
+}
+
+/// A line a prefix and way: the kernel's route, its next hop, the node behind it.
+fn render_routes(routes: &[RouteReport]) -> String {
+    let mut text = String::new();
+    for route in routes {
+        let glyph = if route.reason.is_empty() { Glyph::Good } else { Glyph::Bad };
+        let mut line = format!("{} route    {}", glyph.text(), route.prefix);
+        if !route.reason.is_empty() {
+            line.push_str(&format!(" {}", route.reason));
+        }
+        if let (Some(table), Some(metric)) = (route.table, route.metric) {
+            line.push_str(&format!(" table {table} metric {metric}"));
+        }
+        if let Some(mtu) = route.mtu {
+            line.push_str(&format!(" mtu {mtu}"));
+        }
+        let hops: Vec<String> = route.hops.iter().map(render_hop).collect();
+        if !hops.is_empty() {
+            line.push_str(&format!(" → {}", hops.join(" or ")));
+        }
+        text.push_str(&format!("{line}\n"));
+        if !route.remedy.is_empty() {
+            text.push_str(&format!("  remedy   {}\n", route.remedy));
         }
     }
-    Ok(if path.reachability == Reachability::Up { Outcome::Good } else { Outcome::FoundBad })
+    text
+}
+
+fn render_hop(hop: &HopReport) -> String {
+    let gateway = hop.gateway.map_or_else(|| "no gateway".to_owned(), |slot| format!("gateway {slot}"));
+    match &hop.node {
+        Some(node) => format!("{gateway} on {node} by {}", hop.device),
+        None => format!("{gateway} by {}", hop.device),
+    }
 }
 
 /// Says so on stderr where it is none.
@@ -105,4 +174,40 @@ pub async fn ping(run_dir: &Path, peer: &str, format: Format) -> anyhow::Result<
         },
     }
     Ok(if report.round_trip_ms.is_some() { Outcome::Good } else { Outcome::FoundBad })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_route_says_its_hops_and_one_that_is_amiss_why_and_what_to_do() {
+        let hop = HopReport { device: "tombolo".into(), node: Some("172.31.1.10".into()), gateway: Some(0), via: None };
+        let good = RouteReport {
+            prefix: "10.2.0.0/16".into(),
+            table: Some(29_805),
+            metric: Some(100),
+            mtu: Some(1370),
+            hops: vec![hop],
+            ..RouteReport::default()
+        };
+        let bad = RouteReport {
+            prefix: "fd00:2::/32".into(),
+            reason: "Blackhole".into(),
+            remedy: "start a gateway".into(),
+            ..RouteReport::default()
+        };
+        let text = render_routes(&[good, bad]);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(
+            lines[0].ends_with(
+                "route    10.2.0.0/16 table 29805 metric 100 mtu 1370 → gateway 0 on 172.31.1.10 by tombolo"
+            ),
+            "{text}"
+        );
+        assert!(
+            lines[1].ends_with("route    fd00:2::/32 Blackhole") && lines[2] == "  remedy   start a gateway",
+            "{text}"
+        );
+    }
 }

@@ -1,7 +1,7 @@
 //! [`Kernel`]: the one owner of what is ours in the kernel of one network namespace.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::net::IpAddr;
 
 use kernel_core::{Change, DeviceName, Refusal, Setting, State, difference};
 
@@ -10,7 +10,9 @@ use crate::lookout::{self, Seen};
 use crate::setting::Settings;
 use crate::socket::{NETFILTER, ROUTE, Socket};
 use crate::table::{observe, transaction};
-use crate::{Counted, Counter, Device, Error, address, connection, device, neighbour, nexthop, route, rule};
+use crate::{
+    Counted, Counter, Device, Error, Path, address, connection, device, neighbour, nexthop, path, route, rule,
+};
 
 /// What is ours in the kernel of the network namespace that the thread was in when it opened this.
 pub struct Kernel {
@@ -43,7 +45,7 @@ impl Kernel {
     ///
     /// `settings_record` is the file that keeps the old values of settings that are not ours; it is made when the first
     /// is changed, in a folder that must exist.
-    pub fn open(settings_record: &Path) -> Result<Self, Error> {
+    pub fn open(settings_record: &std::path::Path) -> Result<Self, Error> {
         Ok(Self {
             route: Socket::open(ROUTE)?,
             netfilter: Socket::open(NETFILTER)?,
@@ -161,6 +163,11 @@ impl Kernel {
         Ok(Devices::list(&mut self.route)?.iter().cloned().collect())
     }
 
+    /// Which way a packet of this host to that address takes now.
+    pub fn path(&mut self, to: IpAddr) -> Result<Path, Error> {
+        path::find_path(&mut self.route, to)
+    }
+
     /// The device of that name, if there is one now.
     pub fn device(&mut self, name: &DeviceName) -> Result<Option<Device>, Error> {
         device::find_device(&mut self.route, name)
@@ -209,7 +216,7 @@ impl Kernel {
 
     /// Who opened the connections that are tracked.
     #[cfg(test)]
-    pub(crate) fn tracked_sources(&mut self) -> BTreeSet<std::net::IpAddr> {
+    pub(crate) fn tracked_sources(&mut self) -> BTreeSet<IpAddr> {
         connection::sources(&mut self.netfilter)
     }
 }

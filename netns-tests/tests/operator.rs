@@ -90,7 +90,8 @@ fn every_question_has_an_answer_for_people_and_the_same_for_programs() {
         ensure!(answer.answers.iter().any(|record| record.contains("fd01:1::")), "{answer:?}");
         operator.waits_for("explain dns none.shop.svc.clusterset.local", FOUND_BAD, &["✗", "NXDOMAIN", "because"])?;
 
-        operator.waits_for("explain path birch", GOOD, &["✓ node", "✓ session", "✓ probes   Up"])?;
+        let hops = ["✓ node", "✓ route    10.2.0.0/16", "✓ route    fd00:2::/32", "✓ session", "✓ probes   Up"];
+        operator.waits_for("explain path birch", GOOD, &hops)?;
         let path: PathReport = operator.reads("explain path birch", GOOD)?;
         ensure!(path.mtu.is_some() && path.round_trip_ms.is_some(), "{path:?}");
         operator.waits_for("ping birch", GOOD, &["birch gateway 0 lane 0", "ms direct"])?;
@@ -125,7 +126,14 @@ fn a_dead_peer_is_named_with_its_reason_and_what_to_do() {
         operator.waits_for("explain path birch", FOUND_BAD, &["✗ probes   Down (SilentPeer)", "remedy"])?;
         operator.waits_for("ping birch", FOUND_BAD, &["birch: no answer", "check the peer's gateway"])?;
         operator.waits_for("explain service shop/web", GOOD, &["100% cedar", "SilentPeer"])?;
+        let moved = ["share shop/web http", "33% birch, 67% cedar → 100% cedar", "birch SilentPeer  ← path birch"];
+        operator.waits_for("events", GOOD, &moved)?;
         operator.waits_for("events", GOOD, &["Up → Down", "SilentPeer"])?;
+        // The gateway's own host sends into the tunnel, where the gateway refuses; a worker's kernel has no gateway to send to.
+        let worker = Operator { deployment: &clusters.amber, node: clusters.amber.cluster().worker()? };
+        let silent =
+            ["✗ route    10.2.0.0/16 Blackhole", "remedy   no gateway of this cluster reaches birch (SilentPeer)"];
+        worker.waits_for("explain path birch", FOUND_BAD, &silent)?;
         ensure!(operator.reads::<PingReport>("ping birch", FOUND_BAD)?.round_trip_ms.is_none());
         operator.types("ping cedar", GOOD)?;
         Ok(())
@@ -155,6 +163,13 @@ fn what_does_not_run_cannot_be_found_out_and_is_not_called_bad() {
         for command in ["ping birch", "explain path birch", "explain dns web.shop.svc.clusterset.local"] {
             worker.types(command, COULD_NOT_FIND_OUT)?;
         }
+        // Half of the way is better than none: the worker's own kernel says how packets leave it.
+        let (data, _) = worker.types("explain path birch", COULD_NOT_FIND_OUT)?;
+        ensure!(
+            data.contains("✓ route    10.2.0.0/16") && data.contains("→ gateway 0 on 172.31.1.10 by tombolo"),
+            "{data}"
+        );
+        worker.types("explain path pine", FOUND_BAD)?;
         amber.kill_everything()?;
         for command in ["status", "services", "events", "refusals", "ping birch"] {
             let (data, reason) = operator.types(command, COULD_NOT_FIND_OUT)?;
@@ -196,6 +211,8 @@ fn cleanup_refuses_while_parts_run_and_then_leaves_nothing_and_restores_settings
         ensure!(planned.contains("would remove 1 nftables table\n"), "{planned}");
         let (again, _) = operator.types(&format!("{cleanup} --dry-run"), GOOD)?;
         ensure!(planned == again, "a dry run removed something:\n{planned}{again}");
+        let counted: serde_json::Value = operator.reads(&format!("{cleanup} --dry-run"), GOOD)?;
+        ensure!(counted["removed"] == false && counted["tables"] == 1 && counted["links"] == 1, "{counted}");
         let (removed, _) = operator.types(&cleanup, GOOD)?;
         ensure!(removed == planned.replace("would remove", "removed"), "{planned}{removed}");
         let (nothing, _) = operator.types(&cleanup, GOOD)?;
@@ -277,6 +294,9 @@ fn every_metric_is_in_the_docs_and_every_metric_in_the_docs_is_there() {
             }
             Ok(())
         })?;
+        let operator = Operator { deployment: amber, node: gateway };
+        let refused = ["! birch: ", "not in force: ", " NamespaceNotAccepted      run: tombolo refusals"];
+        operator.waits_for("status", FOUND_BAD, &refused)?;
 
         let documented = documented()?;
         for part in Part::ALL {

@@ -20,6 +20,7 @@ mod lookout;
 mod metrics;
 mod owner;
 mod refusals;
+mod routes;
 mod surface;
 mod watches;
 

@@ -1,20 +1,21 @@
 //! [`Owner`]: the one thread that owns what the node wants and what its kernel holds.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant as StdInstant};
 
 use anyhow::Context;
+use api::ClusterId;
 use api::health::message::AgentKey;
 use api::kubernetes::Secret;
 use api::names;
-use api::report::ServiceReport;
+use api::report::{RouteReport, ServiceReport};
 use arc_swap::ArcSwap;
 use kernel::core::{Change, DeviceName, State, difference};
 use kernel::{DeviceEvent, Kernel};
-use node_core::{Input, Look, Looks, NodeCore, ObjectChange};
+use node_core::{Input, Look, Looks, NodeCore, ObjectChange, ShareChange};
 use prober::{News, Targets};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -57,6 +58,7 @@ impl From<News> for Told {
 /// What the owner is asked.
 pub(crate) enum Question {
     Services(std::sync::mpsc::SyncSender<Vec<ServiceReport>>),
+    Routes(ClusterId, std::sync::mpsc::SyncSender<Option<Vec<RouteReport>>>),
     Explain(String, String, std::sync::mpsc::SyncSender<Option<ServiceReport>>),
 }
 
@@ -82,6 +84,8 @@ pub(crate) struct Owner {
     looks: Looks,
     /// Everything was looked at once: from then on the kernel is known.
     knows_kernel: bool,
+    /// Services whose traffic goes elsewhere, and that nobody was told of yet.
+    shares: BTreeSet<ShareChange>,
     /// What the lookout brought, until the owner has done what it was told meanwhile.
     found: Option<Box<Found>>,
     /// The kernel took links, routes or next hops along with a device.
@@ -111,6 +115,7 @@ impl Owner {
             lookout,
             looks: Looks::new(config.look_every, clock::now()),
             knows_kernel: false,
+            shares: BTreeSet::new(),
             found: None,
             routing_lost: false,
             expects_differences: true,
@@ -253,6 +258,7 @@ impl Owner {
             if !delta.is_empty() {
                 self.looks.changed();
             }
+            self.shares.extend(delta.shares);
             if delta.whole || (!self.knows_kernel && due) {
                 self.expects_differences = true;
                 self.look_here();
@@ -413,10 +419,14 @@ impl Owner {
             let reason = if gateway.draining { "Draining" } else { "" };
             self.history.note(&format!("gateway {}", gateway.slot), state, reason);
         }
+        let mut causes = BTreeMap::new();
         for cluster in &shown.clusters {
             let subject = format!("path {}", cluster.cluster);
-            self.history.note(&subject, &format!("{:?}", cluster.reachability), &format!("{:?}", cluster.reason));
+            let noted =
+                self.history.note(&subject, &format!("{:?}", cluster.reachability), &format!("{:?}", cluster.reason));
+            causes.extend(noted.map(|number| (cluster.cluster.clone(), number)));
         }
+        self.history.note_shares(&std::mem::take(&mut self.shares), &causes);
         let clusters: BTreeSet<&str> = shown.clusters.iter().map(|cluster| cluster.cluster.as_str()).collect();
         self.history.forget_unless("path ", |name| clusters.contains(name));
         if StdInstant::now() >= self.counters_at {
@@ -438,11 +448,12 @@ impl Owner {
         }
     }
 
-    fn answer(&self, question: Question) {
+    fn answer(&mut self, question: Question) {
         let now = clock::now();
         // Who asked may have gone.
         match question {
             Question::Services(to) => drop(to.try_send(self.core.services(now))),
+            Question::Routes(peer, to) => drop(to.try_send(crate::routes::report(&self.core, &mut self.kernel, &peer))),
             Question::Explain(namespace, name, to) => drop(to.try_send(self.core.explain(&namespace, &name, now))),
         }
     }

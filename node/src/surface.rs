@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use api::ClusterId;
 use api::report::{ClusterSeen, FeedReport, GatewaySeen, NodeReport};
 use api::surface::{Readiness, Surface};
 use api::time::{Instant, WallTime};
@@ -171,6 +172,11 @@ impl Surface for NodeSurface {
                 let found = self.ask(|to| Question::Explain(namespace, service, to))?;
                 // A service that is not there is an answer too.
                 serde_json::to_value(found).ok()
+            }
+            "routes" => {
+                let peer = ClusterId::new(parameter("peer")?).ok()?;
+                // A peer that is not there is an answer too.
+                serde_json::to_value(self.ask(|to| Question::Routes(peer, to))?).ok()
             }
             "refusals" => serde_json::to_value(self.refusals.report(now)).ok(),
             "problems" => serde_json::to_value(&self.shown.load().problems).ok(),

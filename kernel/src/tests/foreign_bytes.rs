@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use crate::device::{Device, Devices};
 use crate::message::{Received, attributes};
-use crate::{connection, neighbour, nexthop, refused, route, rule, table};
+use crate::{connection, neighbour, nexthop, path, refused, route, rule, table};
 
 /// Attributes of plausible types and any content, some of which hold attributes themselves.
 fn attribute_list() -> impl Strategy<Value = Vec<u8>> {
@@ -39,7 +39,7 @@ proptest! {
         let _ = Device::read(received).map(|device| device.observed_vxlan());
         let _ = neighbour::Entry::read(&payload);
         let _ = nexthop::read(&payload, &devices);
-        let _ = route::read(&payload, &devices);
+        let _ = (route::read(&payload, &devices), path::read(&payload));
         let _ = rule::read(received, kernel_core::Family::Ipv6);
         let _ = refused::read(Received { kind: refused::PACKET, ..received });
         let _ = connection::read_tuple(&list);

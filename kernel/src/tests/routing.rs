@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
+use kernel_core::route::METRIC;
 use kernel_core::setting::LOOSE;
 use kernel_core::{
     Address, Change, Family, ForwardingKey, Group, GroupId, Mac, NeighbourKey, Nexthop, NexthopId, Route, RouteKey,
-    Rule, Selector, Setting, State, Target, Vxlan, difference,
+    Rule, Selector, Setting, State, TABLE, Target, Vxlan, difference,
 };
 use nix::errno::Errno;
 
 use super::sandbox::{Host, Pod, sandboxed, setting};
 use super::{bring, open, record, route_by};
-use crate::{DeviceEvent, DeviceWatch, Error, Kernel};
+use crate::{DeviceEvent, DeviceWatch, Error, Hop, Kernel, Path};
 
 fn name(text: &str) -> kernel_core::DeviceName {
     text.parse().unwrap()
@@ -248,5 +249,36 @@ sandboxed! {
         let left = kernel.observe().unwrap();
         assert_eq!((left.nexthops.len(), left.groups.len()), (0, 0));
         assert!(left.routes.len() == 2 && left.routes.values().all(|route| *route == Route::BLACKHOLE));
+    }
+}
+
+sandboxed! {
+    fn the_kernel_says_hop_by_hop_which_way_a_packet_takes() {
+        let _pods = (Pod::new(1, 1), Pod::new(1, 2));
+        let (mut kernel, _folder) = open();
+        bring(&mut kernel, &everything());
+        let mut path = |to: &str| kernel.path(to.parse().unwrap()).unwrap();
+        for (to, node, via) in [("10.2.9.9", Some("10.1.2.2"), "10.200.0.2"), ("fd00:2::9", Some("10.1.2.2"), "fd00:200::2")] {
+            let Path::Routed(routed) = path(to) else { panic!("{to}: {:?}", path(to)) };
+            assert_eq!((routed.table, routed.metric, routed.mtu), (TABLE, METRIC, Some(1_370)), "{to}");
+            let by_vxlan = Hop {
+                device: "tombolo0".into(),
+                via: via.parse().ok(),
+                node: node.map(|node| node.parse().unwrap()),
+                by_vxlan: true,
+            };
+            let direct = Hop { device: "pod1-1".into(), ..Hop::default() };
+            assert_eq!(routed.hops, [by_vxlan, direct], "{to}");
+        }
+        let Path::Routed(routed) = path("10.4.0.1") else { panic!("{:?}", path("10.4.0.1")) };
+        assert_eq!(routed.hops[0].device, "pod1-2");
+        assert_eq!(path("198.51.100.1"), Path::NoRoute);
+        assert_eq!(path("2001:db8::1"), Path::NoRoute);
+        let mut wanted = everything();
+        wanted.routes.retain(|_, route| route.target == Target::Blackhole);
+        bring(&mut kernel, &wanted);
+        for to in ["10.2.9.9", "fd00:2::9"] {
+            assert_eq!(kernel.path(to.parse().unwrap()).unwrap(), Path::Dropped, "{to}");
+        }
     }
 }

@@ -14,6 +14,7 @@ use routing::{Clusters, Decision, EndpointCount, EndpointCounts, Memory, PolicyS
 
 use crate::catalog::{Catalog, ImportFacts, PortFacts, SliceFacts};
 use crate::input::Key;
+use crate::shares::{Decided, ShareChange};
 
 /// What a service is decided upon.
 #[derive(Clone, Copy)]
@@ -34,6 +35,9 @@ pub type Place = (String, Family);
 pub struct Served {
     pub frontends: BTreeMap<Frontend, Service>,
     pub memories: BTreeMap<Place, Memory>,
+    pub decided: BTreeMap<Place, Decided>,
+    /// What changed since it was decided before.
+    pub changes: BTreeSet<ShareChange>,
     /// Look again then, though nothing else changed.
     pub ask_again: Option<Instant>,
     /// Round-trip times alone can change it.
@@ -48,11 +52,12 @@ pub struct Endpoints {
     pub ready: BTreeMap<ClusterId, Vec<Backend>>,
 }
 
-/// All frontends of a service. `before` is what is in force: endpoints keep their slots as far as they can.
+/// All frontends of a service. `last` is what was decided before; `before` is what is in force: endpoints keep their
+/// slots as far as they can.
 pub fn serve(
     key: &Key,
     import: &ImportFacts,
-    memories: &BTreeMap<Place, Memory>,
+    last: &Served,
     before: &BTreeMap<Frontend, Service>,
     scene: Scene<'_>,
 ) -> Served {
@@ -69,7 +74,10 @@ pub fn serve(
             }
             let endpoints = endpoints(scene.catalog.slices_of_import(key), port, family);
             let place = (port.name.clone(), family);
-            let decision = decision(key, port, memories.get(&place), &endpoints, scene);
+            let decision = decision(key, port, last.memories.get(&place), &endpoints, scene);
+            let change = last.decided.get(&place).and_then(|last| last.change(key, &port.name, &decision));
+            served.changes.extend(change);
+            served.decided.insert(place.clone(), Decided::of(&decision));
             served.ask_again = served.ask_again.into_iter().chain(decision.ask_again).min();
             served.follows_round_trips |= decision.follows_round_trips;
             let weights = endpoint_weights(&decision.shares, &endpoints.ready);

@@ -14,6 +14,7 @@
 //! | [`check`] | when an endpoint of a plain host counts as ready |
 //! | [`looks`] | when everything in the kernel is looked at, and whether what was seen still holds |
 //! | [`problem`] | what is wrong with objects, by name; the rest goes on |
+//! | [`shares`] | a service's traffic goes elsewhere than before, and why |
 //! | [`planner`] | [`NodeCore`] |
 //!
 //! # A worker host and a gateway host
@@ -38,8 +39,10 @@ pub mod input;
 pub mod looks;
 pub mod planner;
 pub mod problem;
+pub mod shares;
 
 pub use input::{Input, ObjectChange};
 pub use looks::{Look, Looks};
 pub use planner::{Delta, NodeCore};
 pub use problem::Problem;
+pub use shares::ShareChange;

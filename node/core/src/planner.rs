@@ -9,6 +9,8 @@ use alloc::vec::Vec;
 use core::net::IpAddr;
 use core::time::Duration;
 
+use ipnet::IpNet;
+
 use api::health::{ClusterHealth, ClusterHealths, PathReason, Reachability};
 use api::local_cluster::ServiceMode;
 use api::time::Instant;
@@ -24,6 +26,7 @@ use crate::facts::{GatewayFacts, NodeFacts, PeerFacts};
 use crate::frontends::{Scene, Served, hairpins, serve};
 use crate::input::Key;
 use crate::problem::{Problem, Problems};
+use crate::shares::ShareChange;
 use leaving::Leaving;
 
 /// How often services with a `Nearest` policy are looked at again: round-trip times are smoothed over longer than that.
@@ -94,6 +97,8 @@ pub struct Delta {
     pub after: State,
     /// The change cannot be made in part: compare [`NodeCore::wanted`] with everything that is there.
     pub whole: bool,
+    /// Services whose traffic goes elsewhere than before.
+    pub shares: BTreeSet<ShareChange>,
     /// Services of the clusterset that were looked at.
     pub services_touched: usize,
 }
@@ -261,7 +266,7 @@ impl NodeCore {
         let import = self.catalog.imports.get(key).filter(|_| translated);
         let before = self.served.remove(key).unwrap_or_default();
         before.ask_again.map(|at| self.waiting.remove(&(at, key.clone())));
-        let after = import.map(|import| serve(key, import, &before.memories, &self.services, self.scene(now)));
+        let mut after = import.map(|import| serve(key, import, &before, &self.services, self.scene(now)));
         let around = import.map(|import| {
             hairpins(key, import, &self.catalog, &self.clusters.local, |endpoint| self.is_here(endpoint))
         });
@@ -273,6 +278,7 @@ impl NodeCore {
         let frontends: BTreeSet<Frontend> = frontends.copied().collect();
         self.following.remove(key);
         self.waiting.extend(after.as_ref().and_then(|after| after.ask_again).map(|at| (at, key.clone())));
+        delta.shares.extend(after.as_mut().map(|after| core::mem::take(&mut after.changes)).into_iter().flatten());
         if let Some(after) = after {
             if after.follows_round_trips {
                 self.following.insert(key.clone());
@@ -416,6 +422,20 @@ impl NodeCore {
             prefixes.collect::<Vec<_>>()
         };
         self.peers.iter().flat_map(of_peer).collect()
+    }
+
+    /// The prefixes of one peer that are in force here; none for a cluster that is no peer.
+    pub fn prefixes_of(&self, peer: &ClusterId) -> Option<&BTreeSet<IpNet>> {
+        self.peers.get(peer).map(|peer| &peer.prefixes)
+    }
+
+    /// The gateway slot of a node that has this address, or whose tunnel on this host is this device.
+    pub fn gateway_at(&self, node: Option<IpAddr>, device: &str) -> Option<u16> {
+        let is_at = |gateway: &GatewayFacts| match node {
+            Some(address) => self.nodes.get(&gateway.node).is_some_and(|node| node.addresses.contains(&address)),
+            None => gateway.node == self.name && gateway.devices.iter().any(|own| own.as_str() == device),
+        };
+        self.gateways.iter().find(|(_, gateway)| is_at(gateway)).map(|(slot, _)| *slot)
     }
 
     /// This cluster's id; none until the LocalCluster is known.

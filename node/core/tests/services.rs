@@ -137,3 +137,26 @@ fn one_change_among_ten_thousand_services_touches_one() {
     let (delta, changes) = after(&mut core, at(40), applied(imported("s77", "birch", &endpoints(false))));
     assert!(delta.is_empty() && changes.is_empty() && delta.services_touched == 0);
 }
+
+#[test]
+fn traffic_that_goes_elsewhere_is_told_once_for_both_families_with_what_caused_it() {
+    let mut core = host("worker");
+    let told = |core: &mut NodeCore, time, inputs: Vec<Input>| -> Vec<[String; 4]> {
+        let (delta, _) = after(core, at(time), inputs);
+        delta.shares.into_iter().map(|change| [change.service, change.before, change.after, change.reason]).collect()
+    };
+    let words = |words: [&str; 4]| words.map(str::to_owned);
+    let (both, cedar) = ("67% birch, 33% cedar", "100% cedar");
+    let down = || Input::Report(report(0, &[("birch", Reachability::Down), ("cedar", Reachability::Up)]));
+    assert_eq!(told(&mut core, 20, vec![down()]), [words(["shop/web http", both, cedar, "birch SilentPeer"])]);
+    assert!(told(&mut core, 30, vec![down()]).is_empty(), "nothing changed");
+    let up = Input::Report(report(0, &[("birch", Reachability::Up), ("cedar", Reachability::Up)]));
+    assert_eq!(told(&mut core, 120, vec![up]), [words(["shop/web http", cedar, both, "birch Serving"])]);
+    let fewer = applied(imported("web", "birch", &[("10.2.1.5", true, None)]));
+    assert_eq!(told(&mut core, 130, fewer), [words(["shop/web http", both, "50% birch, 50% cedar", "Endpoints"])]);
+    let none = applied(imported("web", "birch", &[("10.2.1.5", false, None)]));
+    assert_eq!(
+        told(&mut core, 140, none),
+        [words(["shop/web http", "50% birch, 50% cedar", cedar, "birch NoReadyEndpoints"])]
+    );
+}
