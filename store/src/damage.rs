@@ -15,10 +15,9 @@ pub fn state_log_lines(bytes: &[u8]) -> Vec<String> {
     folder::refused_lines(bytes)
 }
 
-/// Reads bytes as one kind of an agent's copy of the [feed](crate::feed); how many objects it holds, or why it is left
-/// out.
-pub fn cached_kind(bytes: &[u8]) -> Result<usize, String> {
-    feed::cache::parse(bytes).map(|(_, objects)| objects.len())
+/// Reads bytes as lines of an agent's copy of the [feed](crate::feed); what is wrong with each that is refused.
+pub fn feed_cache_lines(bytes: &[u8]) -> Vec<String> {
+    feed::cache::refused_lines(bytes)
 }
 
 #[cfg(test)]
@@ -30,6 +29,7 @@ mod tests {
         let entry = r#"{"sequence":1,"at":1,"subject":"path","before":"Up","after":"Down","reason":"SilentPeer"}"#;
         assert_eq!(journal_entries(format!("{entry}\n{{torn\n{entry}\n").as_bytes()), 2);
         assert_eq!(state_log_lines(b"{\"reset\":{\"version\":1}}\n{}\n").len(), 1);
-        assert!(cached_kind(b"{\"group\":\"\",\"kind\":\"Nothing\",\"objects\":[]}").is_err());
+        let line = r#"{"everything":{"group":"","kind":"Nothing","part":0,"last":true,"objects":[]}}"#;
+        assert_eq!(feed_cache_lines(format!("{line}\n").as_bytes()).len(), 1);
     }
 }

@@ -11,7 +11,12 @@
 //! | `frame`, `message` | bytes ↔ messages; bounded, never a panic |
 //! | `connection` | messages over a connection, with pings and limits |
 //! | `server`, `session`, `requests` | a controller's end: who is let in; one agent's conversation; what it asks |
+//! | `window` | the last changes of each kind, for all sessions |
 //! | `link`, `client`, `feeder`, `cache` | an agent's end: the dialling, the store, the task behind it, the disk |
+//! | `memory`, `digest` | the objects of a kind, and what tells one state of them from another; both ends |
+//!
+//! **Coming back.** An agent says the [`digest`] of what it has of each kind, and is told what changed since, or, where
+//! the controller does not know that state any more, everything.
 //!
 //! **How long anything takes.** Both ends say something every [`PING_INTERVAL`]; an end that hears nothing for
 //! [`SILENCE_LIMIT`] hangs up. An agent dials again at once, then after longer and longer, up to two seconds.
@@ -19,16 +24,19 @@
 pub(crate) mod cache;
 mod client;
 mod connection;
+pub mod digest;
 mod enrolment;
 mod feeder;
 pub mod frame;
 mod link;
+mod memory;
 pub mod message;
 mod permission;
 mod requests;
 mod server;
 mod session;
 mod tenure;
+mod window;
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -23,6 +23,7 @@ mod field_line;
 pub mod folder;
 pub mod journal;
 mod kinds;
+mod line_log;
 pub mod manifest;
 pub mod watch;
 
@@ -57,7 +58,8 @@ impl Store {
     }
 
     /// What is there now as one [`Event::Reset`], then every change. Never ends while the backend lives: a backend
-    /// that lost its source and missed something meanwhile sends a new `Reset` when it has it again. Nothing comes
+    /// that lost its source and missed something meanwhile tells the changes it missed when it has it again, or sends
+    /// a new `Reset` where it cannot. Nothing comes
     /// before the kind is known once, and nothing at all of a kind this agent's role may not see.
     pub fn watch<K: Kind>(&self) -> Watch<K> {
         Watch { raw: self.backend.watch(KindName::of::<K>()), kind: PhantomData }

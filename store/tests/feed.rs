@@ -5,6 +5,8 @@ mod worlds;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use api::kubernetes::{EndpointSlice, Lease, LeaseSpec, ObjectMeta, Secret, Service};
@@ -84,14 +86,9 @@ async fn the_last_state_is_served_at_once_while_no_controller_answers() {
     let store = feed::connect(config.clone()).unwrap();
     let mut watch = store.watch::<Service>();
     assert_eq!(reset(&mut watch).await, vec![made.clone()]);
-    let cache = config.cache.join("Service.json");
-    before_the_limit(async {
-        while !fs::read_to_string(&cache).is_ok_and(|text| text.contains("web")) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await;
-    assert_eq!(fs::metadata(&cache).unwrap().permissions().mode() & 0o777, 0o600);
+    let kept = fs::read_dir(&config.cache).unwrap().map(|entry| entry.unwrap().path()).next().unwrap();
+    assert!(fs::read_to_string(&kept).unwrap().contains("web"), "what is served is on disk");
+    assert_eq!(fs::metadata(&kept).unwrap().permissions().mode() & 0o777, 0o600);
     assert!(store.interruption().is_none());
 
     // The controller dies: what was known stays readable, and why nothing new comes is said.
@@ -112,9 +109,11 @@ async fn the_last_state_is_served_at_once_while_no_controller_answers() {
     // It comes back with something new.
     let mut watch = store.watch::<Service>();
     assert_eq!(reset(&mut watch).await, vec![made]);
-    owner.create(&service("new")).await.unwrap();
+    let new = owner.create(&service("new")).await.unwrap();
     let _listener = Listener::start(&place, owner, address).await;
+    // A new listener knows no changes, so it says everything.
     assert_eq!(names(&reset(&mut watch).await), ["new", "web"]);
+    assert_eq!(store.get::<Service>(Some("shop"), "new").await.unwrap(), Some(new));
     interruption_ends(&store).await;
 }
 
@@ -324,6 +323,147 @@ async fn a_state_of_many_messages_arrives_whole() {
     assert_eq!(store.list::<ServiceExport>().await.unwrap().len(), 300);
 }
 
+/// Passes bytes on between agents and a controller, counts what the controller says, and hangs up when told to.
+struct Wire {
+    address: std::net::SocketAddr,
+    said: Arc<AtomicUsize>,
+    /// Whether connections are passed on.
+    open: tokio::sync::watch::Sender<bool>,
+}
+
+impl Wire {
+    async fn to(controller: std::net::SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let said = Arc::<AtomicUsize>::default();
+        let (open, is_open) = tokio::sync::watch::channel(true);
+        let counter = said.clone();
+        tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                let (mut is_open, counter) = (is_open.clone(), counter.clone());
+                tokio::spawn(async move {
+                    if !*is_open.borrow() {
+                        return;
+                    }
+                    let far = TcpStream::connect(controller).await.unwrap();
+                    let ((mut near_in, mut near_out), (mut far_in, mut far_out)) =
+                        (near.into_split(), far.into_split());
+                    let up = tokio::io::copy(&mut near_in, &mut far_out);
+                    let down = async {
+                        let mut buffer = vec![0; 16 * 1024];
+                        while let Ok(count @ 1..) = far_in.read(&mut buffer).await {
+                            counter.fetch_add(count, Ordering::Relaxed);
+                            if near_out.write_all(&buffer[..count]).await.is_err() {
+                                break;
+                            }
+                        }
+                    };
+                    tokio::select! {
+                        _ = up => {}
+                        () = down => {}
+                        _ = is_open.wait_for(|open| !open) => {}
+                    }
+                });
+            }
+        });
+        Self { address, said, open }
+    }
+
+    fn said(&self) -> usize {
+        self.said.load(Ordering::Relaxed)
+    }
+}
+
+fn large_export(name: &str) -> ServiceExport {
+    let mut export = ServiceExport { metadata: metadata("shop", name), ..Default::default() };
+    export.spec.exported_annotations = BTreeMap::from([("filler".into(), "x".repeat(8 * 1024))]);
+    export
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_comes_back_is_told_what_it_missed_and_little_else() {
+    let (place, owner, listener) = controller().await;
+    for index in 0..300 {
+        owner.create(&large_export(&format!("web-{index:03}"))).await.unwrap();
+    }
+    let wire = Wire::to(listener.address).await;
+    let mut config = place.agent(Role::Dns, "worker", &listener);
+    config.controllers = vec![wire.address.to_string()];
+    let mut store = feed::connect(config.clone()).unwrap();
+    let mut watch = store.watch::<ServiceExport>();
+    assert_eq!(reset(&mut watch).await.len(), 300);
+    let everything = wire.said();
+    assert!(everything > 300 * 8 * 1024, "{everything} bytes");
+
+    for restarted in [false, true] {
+        wire.open.send_replace(false);
+        interrupted(&store, |_| true).await;
+        let made = owner.create(&large_export("new")).await.unwrap();
+        let gone = owner.get::<ServiceExport>(Some("shop"), "web-000").await.unwrap();
+        owner.delete::<ServiceExport>(Some("shop"), "web-000", Preconditions::default()).await.unwrap();
+        let before = wire.said();
+        if restarted {
+            store = feed::connect(config.clone()).unwrap();
+            watch = store.watch();
+            assert_eq!(reset(&mut watch).await.len(), 300, "what it had is there at once");
+        }
+        wire.open.send_replace(true);
+        assert_eq!(before_the_limit(watch.next()).await, Some(Event::Applied(made.clone())), "restarted: {restarted}");
+        assert_eq!(before_the_limit(watch.next()).await, gone.clone().map(Event::Deleted));
+        let moved = wire.said() - before;
+        assert!(moved < everything / 20, "{moved} bytes for two changes, everything has {everything}");
+        // As it was, for the second round.
+        owner.delete::<ServiceExport>(Some("shop"), "new", Preconditions::default()).await.unwrap();
+        assert!(matches!(before_the_limit(watch.next()).await, Some(Event::Deleted(_))));
+        let again = owner.create(&large_export("web-000")).await.unwrap();
+        assert_eq!(before_the_limit(watch.next()).await, Some(Event::Applied(again)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_controller_whose_state_was_restored_from_a_copy_gives_everything() {
+    let (place, owner, listener) = controller().await;
+    owner.create(&service("kept")).await.unwrap();
+    let state = place.path().join("state");
+    let copies: Vec<_> = fs::read_dir(&state)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|end| end == "log"))
+        .map(|path| (fs::read(&path).unwrap(), path))
+        .collect();
+    let lost = owner.create(&service("lost")).await.unwrap();
+    let store = feed::connect(place.agent(Role::Dns, "worker", &listener)).unwrap();
+    let mut watch = store.watch::<Service>();
+    assert_eq!(names(&reset(&mut watch).await), ["kept", "lost"]);
+
+    let address = listener.address;
+    drop(listener);
+    interrupted(&store, |_| true).await;
+    let config = place.config();
+    let owner = tokio::task::spawn_blocking(move || {
+        // Its connections may hold it a moment longer: the lock says when it is gone.
+        drop(owner);
+        let began = std::time::Instant::now();
+        while let Err(error) = store::folder::open(config.clone()).map(drop) {
+            assert!(began.elapsed() < Duration::from_secs(20), "{error}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        for entry in fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().path()) {
+            if entry.extension().is_some_and(|end| end == "log") {
+                fs::remove_file(entry).unwrap();
+            }
+        }
+        copies.into_iter().for_each(|(bytes, path)| fs::write(path, bytes).unwrap());
+        store::folder::open(config).unwrap().0
+    })
+    .await
+    .unwrap();
+    let other = owner.create(&service("other")).await.unwrap();
+    assert_eq!(other.metadata.resource_version, lost.metadata.resource_version, "its versions are given out again");
+    let _listener = Listener::start(&place, owner, address).await;
+    assert_eq!(names(&reset(&mut watch).await), ["kept", "other"]);
+}
+
 /// Passes bytes on between agents and a controller, until it is told to swallow them.
 async fn silent_proxy(to: std::net::SocketAddr) -> (std::net::SocketAddr, tokio::sync::watch::Sender<bool>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -418,7 +558,7 @@ async fn a_stranger_who_breaks_the_protocol_is_turned_away_and_the_others_go_on(
         assert_eq!(refusal.name(), "BadGreeting", "{refusal}");
         let mut answer = Vec::new();
         let _ = before_the_limit(stream.read_to_end(&mut answer)).await;
-        assert!(matches!(decode(&answer[4..]), Ok(ToAgent::Refused { .. })));
+        assert!(matches!(decode::<ToAgent>(&answer[4..]), Ok(ToAgent::Refused { .. })));
     }
     let store = feed::connect(place.agent(Role::Dns, "worker", &listener)).unwrap();
     interruption_ends(&store).await;

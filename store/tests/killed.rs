@@ -1,13 +1,14 @@
-//! What survives when the process that owns a folder is killed in the middle of its work.
+//! What survives when a process is killed in the middle of its work: one that owns a folder, and one that takes a feed.
 
 mod worlds;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-use api::kubernetes::{Lease, LeaseSpec, ObjectMeta};
-use store::{Store, folder};
-use worlds::Place;
+use api::kubernetes::{Lease, LeaseSpec, ObjectMeta, Service};
+use store::feed::{self, Role};
+use store::{Event, Store, folder};
+use worlds::{Listener, Place, before_the_limit};
 
 /// Set for the child: where its folders are.
 const CHILD: &str = "TOMBOLO_TEST_KILLED_CHILD";
@@ -87,4 +88,91 @@ async fn a_write_that_was_acknowledged_survives_a_sigkill() {
         let new = write(&store, 0).await;
         assert!(new.metadata.resource_version.unwrap().parse::<u64>().unwrap() > next, "versions never go back");
     }
+}
+
+/// Set for the child that is an agent: the controller's address and the place.
+const AGENT: &str = "TOMBOLO_TEST_KILLED_AGENT";
+
+fn service(index: usize) -> Service {
+    let metadata =
+        ObjectMeta { namespace: Some("shop".into()), name: Some(format!("web-{index}")), ..Default::default() };
+    Service { metadata, ..Default::default() }
+}
+
+/// Takes a feed, and says each Service once it was told of it.
+async fn agent(config: feed::Config) {
+    let store = feed::connect(config).unwrap();
+    let mut watch = store.watch::<Service>();
+    while let Some(event) = watch.next().await {
+        let told = match event {
+            Event::Reset(all) => all,
+            Event::Applied(one) => vec![one],
+            Event::Deleted(_) => continue,
+        };
+        for service in told {
+            println!("told {}", service.metadata.name.unwrap());
+        }
+    }
+}
+
+fn agent_of(folder: &std::path::Path, controller: &str) -> feed::Config {
+    feed::Config {
+        controllers: vec![controller.into()],
+        enrolment: folder.join("state/agents.key"),
+        identity: folder.join("agent/identity.key"),
+        cache: folder.join("agent/cache"),
+        role: Role::Dns,
+        name: "worker".into(),
+        addresses: vec![],
+        pod_prefixes: vec![],
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_agent_was_told_survives_its_sigkill() {
+    if let Ok(told) = std::env::var(AGENT) {
+        let (address, folder) = told.split_once(' ').unwrap();
+        return agent(agent_of(folder.as_ref(), address)).await;
+    }
+    let place = Place::new();
+    let (owner, _reports) = place.open();
+    let listener = Listener::start(&place, owner.clone(), "127.0.0.1:0".parse().unwrap()).await;
+    let address = listener.address.to_string();
+    let mut process = Command::new(std::env::current_exe().unwrap())
+        .args(["what_an_agent_was_told_survives_its_sigkill", "--exact", "--nocapture"])
+        .env(AGENT, format!("{address} {}", place.path().display()))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let writing = tokio::spawn(async move {
+        for index in 0.. {
+            owner.create(&service(index)).await.unwrap();
+        }
+    });
+    let output = process.stdout.take().unwrap();
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut told: Vec<String> = Vec::new();
+        for line in BufReader::new(output).lines() {
+            let line = line.unwrap();
+            let mut words = line.split_whitespace().skip_while(|word| *word != "told").skip(1);
+            if let Some(name) = words.next() {
+                told.push(name.to_owned());
+                if told.len() == WRITES {
+                    process.kill().unwrap();
+                }
+            }
+        }
+        process.wait().unwrap();
+        told
+    });
+    let told = before_the_limit(reading).await.unwrap();
+    writing.abort();
+    drop(listener);
+    assert!(told.len() >= WRITES);
+
+    let store = feed::connect(agent_of(place.path(), &address)).unwrap();
+    let kept = store.list::<Service>().await.unwrap();
+    let kept: std::collections::BTreeSet<_> = kept.into_iter().filter_map(|service| service.metadata.name).collect();
+    let missing: Vec<_> = told.iter().filter(|name| !kept.contains(*name)).collect();
+    assert!(missing.is_empty(), "told, yet not kept: {missing:?}");
 }

@@ -7,5 +7,5 @@ use store::damage;
 fuzz_target!(|bytes: &[u8]| {
     damage::journal_entries(bytes);
     damage::state_log_lines(bytes);
-    damage::cached_kind(bytes);
+    damage::feed_cache_lines(bytes);
 });

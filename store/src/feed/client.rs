@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Role;
-use super::cache;
+use super::cache::Cache;
 use super::feeder::{Asked, Command, Feeder, Reply};
 use super::message::{KindSaid, Request};
 use crate::backend::{Backend, Interruption, KindName, ObjectKey, Preconditions};
@@ -55,7 +55,7 @@ pub fn connect(config: Config) -> Result<Store, Error> {
     let (commands, inbox) = mpsc::unbounded_channel();
     let waiting = Interruption { since: SystemTime::now(), reason: "no controller has answered yet".into() };
     let (interruption, interruption_out) = watch::channel(Some(waiting));
-    let kept = cache::load(&config.cache)?;
+    let kept = Cache::open(&config.cache)?;
     tokio::spawn(Feeder::new(config, identity, kept, interruption).run(inbox));
     Ok(Store::new(Arc::new(Feed { commands, interruption: interruption_out })))
 }

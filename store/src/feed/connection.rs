@@ -1,5 +1,6 @@
 //! Messages over a connection, the same at both ends.
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -28,9 +29,10 @@ pub(crate) async fn next_message<R: AsyncRead + Unpin>(
 }
 
 /// Writes what is to be said, and a ping where nothing is, until the other end stops taking it.
-pub(crate) async fn write<W: AsyncWrite + Unpin>(mut writer: W, mut messages: mpsc::Receiver<Vec<u8>>) {
+pub(crate) async fn write<W: AsyncWrite + Unpin>(mut writer: W, mut messages: mpsc::Receiver<Bytes>) {
     // Both ends' pings are the same bytes.
-    let Ok(ping) = encode(&ToAgent::Ping) else { return };
+    let Ok(ping) = encode(&ToAgent::<()>::Ping) else { return };
+    let ping = Bytes::from(ping);
     loop {
         let message = match timeout(PING_INTERVAL, messages.recv()).await {
             Ok(Some(message)) => message,

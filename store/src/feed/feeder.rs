@@ -3,21 +3,24 @@
 //! A kind that was asked for once is followed from then on, also after a restart, so that its last state is there when
 //! no controller is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use identity::Identity;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::Agent;
-use super::cache::{self, Objects};
+use super::cache::{Cache, Memories};
 use super::client::Config;
+use super::digest::Digest;
 use super::link::{self, Link};
+use super::memory::Memory;
 use super::message::{Answer, Failure, KindSaid, Request, ToAgent, ToController, encode};
 use crate::backend::{Interruption, KindName, ObjectKey};
 use crate::manifest::Key;
@@ -29,8 +32,8 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 const GOOD_CONNECTION: Duration = Duration::from_secs(5);
 /// How long a request waits for a controller when none is connected: a reconnection after a restart fits in.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How often at most a kind's state is written to disk.
-const SAVE_INTERVAL: Duration = Duration::from_millis(500);
+/// How soon a state that could not be written to disk is tried again.
+const SAVE_AGAIN: Duration = Duration::from_secs(1);
 
 /// A number below `bound`; good enough to spread agents over controllers and time.
 fn random(bound: u64) -> u64 {
@@ -55,14 +58,11 @@ pub(super) enum Asked {
     Delete(KindName, Request, Reply<()>),
 }
 
-/// What is known of one kind.
+/// Who follows a kind, and what is on its way.
 #[derive(Default)]
 struct Followed {
-    objects: Objects,
-    /// Whether `objects` is everything, of now or of before.
-    known: bool,
     /// What came of a new everything so far.
-    arriving: Objects,
+    arriving: Vec<Arc<Value>>,
     watchers: Vec<mpsc::UnboundedSender<Event<Value>>>,
 }
 
@@ -70,9 +70,10 @@ impl Followed {
     fn tell(&mut self, event: &Event<Value>) {
         self.watchers.retain(|watcher| watcher.send(event.clone()).is_ok());
     }
-    fn everything(&self) -> Event<Value> {
-        Event::Reset(self.objects.values().map(|object| (**object).clone()).collect())
-    }
+}
+
+fn everything(memory: &Memory) -> Event<Value> {
+    Event::Reset(memory.objects().map(|object| (**object).clone()).collect())
 }
 
 enum Pending {
@@ -86,6 +87,9 @@ pub(super) struct Feeder {
     config: Config,
     identity: Arc<Identity>,
     kinds: BTreeMap<KindName, Followed>,
+    /// The kinds of which everything is known, of now or of before.
+    memories: Memories,
+    cache: Cache,
     link: Option<Link>,
     /// Since when there is a link, or none.
     since: Instant,
@@ -96,7 +100,6 @@ pub(super) struct Feeder {
     next_id: u64,
     /// Requests that wait for a controller, and how long they do.
     waiting: Vec<(Instant, Asked)>,
-    unsaved: BTreeSet<KindName>,
     interruption: watch::Sender<Option<Interruption>>,
 }
 
@@ -106,16 +109,15 @@ impl Feeder {
     pub(super) fn new(
         config: Config,
         identity: Identity,
-        kept: BTreeMap<KindName, Objects>,
+        (cache, memories): (Cache, Memories),
         interruption: watch::Sender<Option<Interruption>>,
     ) -> Self {
-        let kinds = kept
-            .into_iter()
-            .map(|(kind, objects)| (kind, Followed { objects, known: true, ..Followed::default() }))
-            .collect();
+        let kinds = memories.keys().map(|kind| (*kind, Followed::default())).collect();
         Self {
             identity: Arc::new(identity),
             kinds,
+            memories,
+            cache,
             link: None,
             since: Instant::now(),
             failures: 0,
@@ -123,7 +125,6 @@ impl Feeder {
             pending: BTreeMap::new(),
             next_id: 0,
             waiting: Vec::new(),
-            unsaved: BTreeSet::new(),
             interruption,
             config,
         }
@@ -153,17 +154,13 @@ impl Feeder {
                     Ok(message) => self.heard(message),
                     Err(reason) => dialling = Some(self.unlinked(reason)),
                 },
-                () = at(save_at) => {
-                    save_at = None;
-                    self.save().await;
-                }
+                () = at(save_at) => save_at = None,
                 () = at(patience) => self.lose_patience(),
             }
-            if save_at.is_none() && !self.unsaved.is_empty() {
-                save_at = Some(Instant::now() + SAVE_INTERVAL);
+            if save_at.is_none() && !self.cache.compact_when_due(&self.memories) {
+                save_at = Some(Instant::now() + SAVE_AGAIN);
             }
         }
-        self.save().await;
     }
 
     fn dial(&mut self, pause: Duration) -> Dialling {
@@ -236,7 +233,7 @@ impl Feeder {
     fn say(&self, message: &ToController) -> Result<(), String> {
         let bytes = encode(message)?;
         let Some(link) = &self.link else { return Err("no controller is connected".into()) };
-        link.outbox.try_send(bytes).map_err(|error| match error {
+        link.outbox.try_send(Bytes::from(bytes)).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => "too many requests wait for the controller".into(),
             // The end of the link has its own event.
             mpsc::error::TrySendError::Closed(_) => "the connection was lost".into(),
@@ -245,7 +242,8 @@ impl Feeder {
 
     fn follow(&self, kind: KindName) {
         // Without a link this happens when there is one.
-        let _ = self.say(&ToController::Watch(KindSaid::of(kind)));
+        let have = self.memories.get(&kind).map(Memory::digest);
+        let _ = self.say(&ToController::Watch { kind: KindSaid::of(kind), have });
     }
 
     /// Follows a kind from now on.
@@ -258,8 +256,9 @@ impl Feeder {
     }
 
     fn watch(&mut self, kind: KindName, watcher: mpsc::UnboundedSender<Event<Value>>) {
+        let known = self.memories.get(&kind).map(everything);
         let followed = self.followed(kind);
-        if !followed.known || watcher.send(followed.everything()).is_ok() {
+        if known.is_none_or(|everything| watcher.send(everything).is_ok()) {
             followed.watchers.push(watcher);
         }
     }
@@ -268,7 +267,8 @@ impl Feeder {
         let kind = match &asked {
             Asked::Object(kind, ..) | Asked::List(kind, _) | Asked::Delete(kind, ..) => *kind,
         };
-        let known = self.followed(kind).known;
+        self.followed(kind);
+        let known = self.memories.contains_key(&kind);
         if self.link.is_none() {
             let reading = matches!(&asked, Asked::List(..) | Asked::Object(_, Request::Get { .. }, _));
             // What is known is said at once; anything else may hope for a controller.
@@ -319,32 +319,21 @@ impl Feeder {
     }
 
     fn remembered(&self, kind: KindName, key: &ObjectKey, reason: &str) -> Result<Option<Value>, Error> {
-        let followed = self.kinds.get(&kind).filter(|followed| followed.known);
-        let followed = followed.ok_or_else(|| Error::Unavailable(reason.to_owned()))?;
-        Ok(followed.objects.get(key).map(|object| (**object).clone()))
+        let memory = self.memories.get(&kind).ok_or_else(|| Error::Unavailable(reason.to_owned()))?;
+        Ok(memory.get(key).map(|object| (**object).clone()))
     }
 
     fn remembered_all(&self, kind: KindName, reason: &str) -> Result<Vec<Value>, Error> {
-        let followed = self.kinds.get(&kind).filter(|followed| followed.known);
-        let followed = followed.ok_or_else(|| Error::Unavailable(reason.to_owned()))?;
-        Ok(followed.objects.values().map(|object| (**object).clone()).collect())
+        let memory = self.memories.get(&kind).ok_or_else(|| Error::Unavailable(reason.to_owned()))?;
+        Ok(memory.objects().map(|object| (**object).clone()).collect())
     }
 
     fn heard(&mut self, message: ToAgent) {
         match message {
             ToAgent::Part { kind, objects, last } => self.arrived(&kind, objects, last),
-            ToAgent::Applied { kind, object } => {
-                self.changed(&kind, object, |objects, key, object| {
-                    objects.insert(key, Arc::new(object.clone()));
-                    Event::Applied(object)
-                });
-            }
-            ToAgent::Deleted { kind, object } => {
-                self.changed(&kind, object, |objects, key, object| {
-                    objects.remove(&key);
-                    Event::Deleted(object)
-                });
-            }
+            ToAgent::Applied { kind, object } => self.applied(&kind, object),
+            ToAgent::Deleted { kind, object } => self.deleted(&kind, object),
+            ToAgent::Resumed { kind, digest } => self.resumed(&kind, digest),
             ToAgent::WatchRefused { kind, failure } => {
                 tracing::warn!(kind = kind.kind, reason = %Error::from(failure), "the controller refuses to send a kind");
             }
@@ -365,34 +354,49 @@ impl Feeder {
         let Some((kind, followed)) = kind.known().and_then(|kind| Some((kind, self.kinds.get_mut(&kind)?))) else {
             return;
         };
-        let parts = objects.into_iter().map(|object| (Key::of(kind, &object).object, Arc::new(object)));
-        followed.arriving.extend(parts);
+        followed.arriving.extend(objects.into_iter().map(Arc::new));
         if !last {
             return;
         }
-        let all = std::mem::take(&mut followed.arriving);
+        let memory = Memory::of(kind, std::mem::take(&mut followed.arriving));
         // What is as it was before the interruption is nothing new to anybody.
-        if !followed.known || all != followed.objects {
-            followed.objects = all;
-            followed.known = true;
-            let event = followed.everything();
-            followed.tell(&event);
-            self.unsaved.insert(kind);
+        if self.memories.get(&kind).is_some_and(|known| known.digest() == memory.digest()) {
+            return;
+        }
+        self.cache.everything(kind, &memory);
+        followed.tell(&everything(&memory));
+        self.memories.insert(kind, memory);
+    }
+
+    fn applied(&mut self, kind: &KindSaid, object: Value) {
+        let Some((kind, followed, memory)) = place(&mut self.kinds, &mut self.memories, kind) else { return };
+        let object = Arc::new(object);
+        if memory.apply(Arc::clone(&object)) {
+            self.cache.applied(kind, &object);
+            followed.tell(&Event::Applied((*object).clone()));
         }
     }
 
-    fn changed(
-        &mut self,
-        kind: &KindSaid,
-        object: Value,
-        change: impl FnOnce(&mut Objects, ObjectKey, Value) -> Event<Value>,
-    ) {
-        let Some((kind, followed)) = kind.known().and_then(|kind| Some((kind, self.kinds.get_mut(&kind)?))) else {
-            return;
-        };
-        let event = change(&mut followed.objects, Key::of(kind, &object).object, object);
-        followed.tell(&event);
-        self.unsaved.insert(kind);
+    fn deleted(&mut self, kind: &KindSaid, object: Value) {
+        let Some((kind, followed, memory)) = place(&mut self.kinds, &mut self.memories, kind) else { return };
+        let key = Key::of(kind, &object).object;
+        // What came and went during an interruption was never here.
+        if memory.remove(&key) {
+            self.cache.deleted(kind, &key);
+            followed.tell(&Event::Deleted(object));
+        }
+    }
+
+    /// The controller has said what was missed. Were the sum another one than its own, everything is asked for.
+    fn resumed(&mut self, said: &KindSaid, digest: Digest) {
+        let Some(kind) = said.known() else { return };
+        if self.memories.get(&kind).is_some_and(|memory| memory.digest() != digest) {
+            tracing::warn!(
+                kind = kind.kind,
+                "the last state and what was missed do not make the controller's state: taking all of it"
+            );
+            let _ = self.say(&ToController::Watch { kind: KindSaid::of(kind), have: None });
+        }
     }
 
     fn answered(&mut self, id: u64, answer: Answer) {
@@ -409,23 +413,16 @@ impl Feeder {
             (Pending::List(_, _, reply), _) => drop(reply.send(Err(odd()))),
         }
     }
+}
 
-    async fn save(&mut self) {
-        let folder = self.config.cache.clone();
-        let unsaved: Vec<(KindName, Objects)> = std::mem::take(&mut self.unsaved)
-            .into_iter()
-            .filter_map(|kind| Some((kind, self.kinds.get(&kind)?.objects.clone())))
-            .collect();
-        let saved = tokio::task::spawn_blocking(move || {
-            for (kind, objects) in &unsaved {
-                if let Err(error) = cache::save(&folder, *kind, objects) {
-                    tracing::warn!(folder = %folder.display(), %error, "the last state cannot be kept: check space and permissions");
-                }
-            }
-        });
-        // A runtime that is shutting down drops the work; the controller still has everything.
-        let _ = saved.await;
-    }
+/// What belongs to a kind that is followed and known.
+fn place<'a>(
+    kinds: &'a mut BTreeMap<KindName, Followed>,
+    memories: &'a mut Memories,
+    said: &KindSaid,
+) -> Option<(KindName, &'a mut Followed, &'a mut Memory)> {
+    let kind = said.known()?;
+    Some((kind, kinds.get_mut(&kind)?, memories.get_mut(&kind)?))
 }
 
 fn lost(reason: &str) -> Error {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use identity::Identity;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
@@ -34,7 +35,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Transport for T {}
 /// A welcomed connection. Dropping it hangs up.
 pub(crate) struct Link {
     pub(crate) controller: String,
-    pub(crate) outbox: mpsc::Sender<Vec<u8>>,
+    pub(crate) outbox: mpsc::Sender<Bytes>,
     /// What the controller says; its last item says why it ended.
     pub(crate) inbox: mpsc::Receiver<Result<ToAgent, String>>,
     tasks: [JoinHandle<()>; 2],
@@ -77,7 +78,7 @@ pub(crate) async fn dial(
 
     let (mut reader, writer) = tokio::io::split(stream);
     let (outbox, messages) = mpsc::channel(OUTBOX);
-    outbox.try_send(hello).map_err(|error| named(error.to_string()))?;
+    outbox.try_send(Bytes::from(hello)).map_err(|error| named(error.to_string()))?;
     let writing = tokio::spawn(write(writer, messages));
     let mut decoder = Decoder::new(MAX_GREETING_BYTES);
     let welcome = timeout(GREETING_LIMIT, next_message(&mut reader, &mut decoder)).await;
@@ -89,7 +90,7 @@ pub(crate) async fn dial(
         Err(_) => return refused(writing, format!("no welcome within {GREETING_LIMIT:?}")),
         Ok(Err(error)) => return refused(writing, error),
         Ok(Ok(None)) => return refused(writing, "the controller hung up without a word".into()),
-        Ok(Ok(Some(bytes))) => match decode(&bytes) {
+        Ok(Ok(Some(bytes))) => match decode::<ToAgent>(&bytes) {
             Ok(ToAgent::Welcome) => {}
             Ok(ToAgent::Refused { reason }) => return refused(writing, format!("refused: {reason}")),
             Ok(_) => return refused(writing, "the controller's first message is no welcome".into()),

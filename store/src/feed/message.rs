@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Agent;
+use super::digest::Digest;
 use super::frame;
 use crate::Error;
 use crate::backend::{KindName, ObjectKey, Preconditions};
@@ -37,7 +38,13 @@ pub enum ToController {
         proof: String,
     },
     /// Everything of a kind from now on.
-    Watch(KindSaid),
+    Watch {
+        #[serde(flatten)]
+        kind: KindSaid,
+        /// What the agent has of it, so that it need not be said again.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        have: Option<Digest>,
+    },
     Ask {
         id: u64,
         request: Request,
@@ -69,10 +76,10 @@ impl Request {
     }
 }
 
-/// From a controller.
+/// From a controller. `O` is an object: owned where it is read, borrowed where it is written.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum ToAgent {
+pub enum ToAgent<O = Value> {
     /// The agent is who it says.
     Welcome,
     /// It is not, or may not; the connection ends.
@@ -82,16 +89,21 @@ pub enum ToAgent {
     /// Part of everything that is there; with `last`, the parts since the last `last` are all.
     Part {
         kind: KindSaid,
-        objects: Vec<Value>,
+        objects: Vec<O>,
         last: bool,
     },
     Applied {
         kind: KindSaid,
-        object: Value,
+        object: O,
     },
     Deleted {
         kind: KindSaid,
-        object: Value,
+        object: O,
+    },
+    /// What the agent had, with the changes since it said so, is everything; it then sums up to `digest`.
+    Resumed {
+        kind: KindSaid,
+        digest: Digest,
     },
     /// This agent may not watch that kind.
     WatchRefused {
@@ -101,7 +113,7 @@ pub enum ToAgent {
     /// Part of the answer to a list.
     ListPart {
         id: u64,
-        objects: Vec<Value>,
+        objects: Vec<O>,
         last: bool,
     },
     Answer {

@@ -22,6 +22,7 @@ use super::message::{ToAgent, ToController, decode, encode};
 use super::permission::Denial;
 use super::session::Session;
 use super::tenure::Tenures;
+use super::window::Windows;
 use super::{Agent, Enrolment, Role, WRITE_LIMIT};
 use crate::Store;
 
@@ -84,6 +85,7 @@ pub struct Server {
     seen: mpsc::UnboundedSender<AgentSeen>,
     agents: Arc<Mutex<Agents>>,
     tenures: Arc<Mutex<Tenures>>,
+    windows: Windows,
     denied: Arc<OnDenial>,
 }
 
@@ -111,8 +113,10 @@ struct Seat {
 impl Server {
     /// `seen` hears of every agent that comes or goes.
     pub fn new(store: Store, enrolment: Enrolment, seen: mpsc::UnboundedSender<AgentSeen>) -> Self {
+        let tenures = Arc::default();
+        let windows = Windows::new(Arc::clone(&store.backend), Arc::clone(&tenures));
         let denied = Arc::new(|_: &Agent, _: &Denial| {});
-        Self { store, enrolment, seen, agents: Arc::default(), tenures: Arc::default(), denied }
+        Self { store, enrolment, seen, agents: Arc::default(), tenures, windows, denied }
     }
 
     /// `denied` is called for each request of an agent that is refused, so that it can be counted.
@@ -124,6 +128,10 @@ impl Server {
     pub(super) fn deny(&self, agent: &Agent, denial: &Denial) {
         tracing::warn!(agent = agent.name, role = %agent.role, reason = denial.name(), %denial, "an agent's request is refused");
         (self.denied)(agent, denial);
+    }
+
+    pub(super) fn windows(&self) -> &Windows {
+        &self.windows
     }
 
     pub(super) fn tenures(&self) -> std::sync::MutexGuard<'_, Tenures> {
@@ -153,7 +161,7 @@ impl Server {
             Ok(seat) => seat,
             Err(refusal) => {
                 let reason = refusal.to_string();
-                if let Ok(bytes) = encode(&ToAgent::Refused { reason }) {
+                if let Ok(bytes) = encode(&ToAgent::<()>::Refused { reason }) {
                     let _ = timeout(WRITE_LIMIT, async {
                         writer.write_all(&bytes).await?;
                         writer.shutdown().await

@@ -1,20 +1,7 @@
-//! [`StateLog`]: the objects on disk, as numbered files of JSON lines: `objects-<number>.log`.
-//!
-//! Each change is one line at the end of the newest file, written before anybody hears of it. Read in order the files
-//! give the objects; a line `{"reset":…}` says that what follows is everything. When much was written, a thread beside
-//! writes a file with nothing but what is there now (beside, fsync, rename, fsync of the folder) and removes the older.
-//!
-//! **What is promised.** A write that was acknowledged is in the kernel's hands: it survives a SIGKILL of this process
-//! at any moment. fsync follows at once on the thread beside, many writes sharing one, so a power failure costs at most
-//! what was written during the last flush, and never leaves half a change: a torn last line is left out.
+//! [`StateLog`]: the objects on disk, a line a change, as [`LineLog`] keeps them: `objects-<number>.log`. A line
+//! `{"reset":…}` says that what follows is everything.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::JoinHandle;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -22,12 +9,8 @@ use super::objects::{Change, Objects};
 use super::record::Record;
 use crate::backend::ObjectKey;
 use crate::kinds;
+use crate::line_log::{LineLog, MAX_LINE_BYTES};
 use crate::manifest::Key;
-
-/// Bytes written since the last compaction that make the next one due. Below this a restart reads them in no time.
-const COMPACT_AFTER_BYTES: u64 = 4 * 1024 * 1024;
-/// The longest line, in bytes: the largest manifest, had each of its characters to be escaped.
-const MAX_LINE_BYTES: u64 = 32 * 1024 * 1024;
 
 /// One line.
 #[derive(Serialize, Deserialize)]
@@ -59,21 +42,7 @@ struct Place {
 }
 
 pub(crate) struct StateLog {
-    folder: PathBuf,
-    number: u64,
-    file: Arc<File>,
-    /// Bytes of the newest file that are whole lines.
-    length: u64,
-    /// Bytes after which compaction is due.
-    due: u64,
-    to_disk: Option<Sender<ToDisk>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-/// Work for the thread that waits for the disk.
-enum ToDisk {
-    Flush(Arc<File>),
-    Compact { number: u64, version: u64, records: Vec<(Key, Arc<Record>)> },
+    lines: LineLog,
 }
 
 impl StateLog {
@@ -81,56 +50,12 @@ impl StateLog {
     /// files they stand in are set aside as `.broken`, never removed.
     pub(crate) fn open(folder: &Path) -> std::io::Result<(Self, Objects, Vec<String>)> {
         let mut objects = Objects::default();
-        let mut broken = Vec::new();
-        let mut numbers = Vec::new();
-        for entry in fs::read_dir(folder)? {
-            let name = entry?.file_name();
-            if let Some(number) = number_of(&name.to_string_lossy()) {
-                numbers.push(number);
-            }
-        }
-        numbers.sort_unstable();
-        let mut read = 0;
-        for number in &numbers {
-            let path = path_of(folder, *number);
-            read += fs::metadata(&path)?.len();
-            let found = read_file(&path, &mut objects)?;
-            // A power failure tears a file's last line, which nobody was told of yet. Anything else is damage.
-            if !found.iter().all(|problem| problem.torn) {
-                let aside = path.with_extension("broken");
-                fs::copy(&path, &aside)?;
-                broken.extend(found.iter().map(|problem| {
-                    format!(
-                        "line {} of {} is lost: {}; the file is kept as {}",
-                        problem.line,
-                        path.display(),
-                        problem.reason,
-                        aside.display()
-                    )
-                }));
-            }
-        }
-        let number = numbers.last().map_or(1, |last| last + 1);
-        let file = Arc::new(new_file(&path_of(folder, number))?);
-        File::open(folder)?.sync_all()?;
-        let (to_disk, work) = channel();
-        let thread = std::thread::Builder::new().name("state-to-disk".into()).spawn({
-            let folder = folder.to_owned();
-            move || write_behind(&folder, &work)
-        })?;
-        let mut log = Self {
-            folder: folder.to_owned(),
-            number,
-            file,
-            length: 0,
-            due: COMPACT_AFTER_BYTES,
-            to_disk: Some(to_disk),
-            thread: Some(thread),
-        };
-        if read > COMPACT_AFTER_BYTES || numbers.len() > 8 || !broken.is_empty() {
+        let (lines, found) = LineLog::open(folder, "objects", &mut |line| take_line(line, &mut objects))?;
+        let mut log = Self { lines };
+        if found.compaction_is_due {
             log.compact(&objects)?;
         }
-        Ok((log, objects, broken))
+        Ok((log, objects, found.broken))
     }
 
     /// Adds changes. They are safe from a SIGKILL when this returns; when it fails, nothing was added.
@@ -139,103 +64,29 @@ impl StateLog {
         for change in changes {
             write_line(&mut bytes, change.version, &change.key, change.after.as_deref())?;
         }
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        if let Err(error) = (&*self.file).write_all(&bytes) {
-            // Half a line would swallow the next one.
-            self.file.set_len(self.length)?;
-            return Err(error);
-        }
-        self.length += bytes.len() as u64;
-        self.send(ToDisk::Flush(Arc::clone(&self.file)));
-        Ok(())
+        self.lines.append(&bytes)
     }
 
     /// Begins a new file when much was written, and has the older ones written anew.
     pub(crate) fn compact_when_due(&mut self, objects: &Objects) -> std::io::Result<()> {
-        if self.length < self.due { Ok(()) } else { self.compact(objects) }
+        if self.lines.compaction_is_due() { self.compact(objects) } else { Ok(()) }
     }
 
     fn compact(&mut self, objects: &Objects) -> std::io::Result<()> {
-        let compacted = self.number + 1;
-        let file = new_file(&path_of(&self.folder, compacted + 1))?;
-        self.file = Arc::new(file);
-        self.number = compacted + 1;
-        self.length = 0;
-        let records = objects.iter().map(|(key, record)| (key.clone(), Arc::clone(record))).collect();
-        self.send(ToDisk::Compact { number: compacted, version: objects.version(), records });
-        Ok(())
-    }
-
-    fn send(&self, work: ToDisk) {
-        if let Some(to_disk) = &self.to_disk {
-            // The thread ends only after this sender is dropped.
-            let _ = to_disk.send(work);
-        }
-    }
-}
-
-impl Drop for StateLog {
-    /// Waits for the disk.
-    fn drop(&mut self) {
-        self.to_disk = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-/// The thread that waits for the disk, so that nobody else does.
-fn write_behind(folder: &Path, work: &Receiver<ToDisk>) {
-    while let Ok(first) = work.recv() {
-        let mut files: Vec<Arc<File>> = Vec::new();
-        for work in std::iter::once(first).chain(work.try_iter().collect::<Vec<_>>()) {
-            match work {
-                // All writes that came meanwhile share one flush.
-                ToDisk::Flush(file) => {
-                    if !files.iter().any(|known| Arc::ptr_eq(known, &file)) {
-                        files.push(file);
-                    }
-                }
-                ToDisk::Compact { number, version, records } => {
-                    if let Err(error) = compacted(folder, number, version, &records) {
-                        // Nothing is lost: the older files are still there, and the next compaction tries again.
-                        tracing::warn!(folder = %folder.display(), %error, "the state cannot be compacted: check space and permissions");
-                    }
-                }
+        let version = objects.version();
+        let records: Vec<_> = objects.iter().map(|(key, record)| (key.clone(), record.clone())).collect();
+        self.lines.compact(Box::new(move |out| {
+            serde_json::to_writer(&mut *out, &Line::Reset { version })?;
+            out.write_all(b"\n")?;
+            let mut line = Vec::new();
+            for (key, record) in &records {
+                line.clear();
+                write_line(&mut line, version, key, Some(record))?;
+                out.write_all(&line)?;
             }
-        }
-        for file in files {
-            if let Err(error) = file.sync_data() {
-                tracing::error!(folder = %folder.display(), %error, "the state cannot be flushed: check the disk");
-            }
-        }
+            Ok(())
+        }))
     }
-}
-
-fn compacted(folder: &Path, number: u64, version: u64, records: &[(Key, Arc<Record>)]) -> std::io::Result<()> {
-    let beside = folder.join("objects.new");
-    let _ = fs::remove_file(&beside);
-    let mut out = std::io::BufWriter::new(new_file(&beside)?);
-    serde_json::to_writer(&mut out, &Line::Reset { version })?;
-    out.write_all(b"\n")?;
-    let mut line = Vec::new();
-    for (key, record) in records {
-        line.clear();
-        write_line(&mut line, version, key, Some(record))?;
-        out.write_all(&line)?;
-    }
-    out.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()?;
-    fs::rename(&beside, path_of(folder, number))?;
-    File::open(folder)?.sync_all()?;
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if number_of(&entry.file_name().to_string_lossy()).is_some_and(|old| old < number) {
-            fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
 }
 
 fn write_line(out: &mut Vec<u8>, version: u64, key: &Key, record: Option<&Record>) -> std::io::Result<()> {
@@ -251,34 +102,6 @@ fn write_line(out: &mut Vec<u8>, version: u64, key: &Key, record: Option<&Record
         return Err(std::io::Error::other(format!("{key} is larger than {MAX_LINE_BYTES} bytes: split it")));
     }
     Ok(())
-}
-
-struct Damage {
-    line: usize,
-    reason: String,
-    /// The file ends in the middle of it.
-    torn: bool,
-}
-
-/// Reads one file's lines into `objects`; what cannot be read is returned, and the rest counts.
-fn read_file(path: &Path, objects: &mut Objects) -> std::io::Result<Vec<Damage>> {
-    let mut input = BufReader::new(File::open(path)?);
-    let mut damages = Vec::new();
-    let mut bytes = Vec::new();
-    for line in 1.. {
-        bytes.clear();
-        let read = Read::by_ref(&mut input).take(MAX_LINE_BYTES).read_until(b'\n', &mut bytes)?;
-        if read == 0 {
-            break;
-        }
-        let whole = bytes.last() == Some(&b'\n');
-        match take_line(&bytes, objects) {
-            Ok(()) if whole => {}
-            Ok(()) => damages.push(Damage { line, reason: "it has no end".into(), torn: true }),
-            Err(reason) => damages.push(Damage { line, reason, torn: !whole }),
-        }
-    }
-    Ok(damages)
 }
 
 /// What is wrong with the lines of a log, without a file; nothing for those that count.
@@ -305,21 +128,11 @@ pub(crate) fn take_line(bytes: &[u8], objects: &mut Objects) -> Result<(), Strin
     Ok(())
 }
 
-fn new_file(path: &Path) -> std::io::Result<File> {
-    // Secrets are in here.
-    OpenOptions::new().append(true).create_new(true).mode(0o600).open(path)
-}
-
-fn path_of(folder: &Path, number: u64) -> PathBuf {
-    folder.join(format!("objects-{number:08}.log"))
-}
-
-fn number_of(name: &str) -> Option<u64> {
-    name.strip_prefix("objects-")?.strip_suffix(".log")?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, OpenOptions};
+    use std::path::PathBuf;
+
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -401,7 +214,7 @@ mod tests {
         let (mut log, mut objects, _) = StateLog::open(folder.path()).unwrap();
         put(&mut log, &mut objects, 0, "a");
         let whole = content(&objects);
-        let length = log.length;
+        let length = log.lines.length;
         put(&mut log, &mut objects, 1, "b");
         drop(log);
         let path = logs(folder.path()).pop().unwrap();
