@@ -10,6 +10,7 @@
 //! | `declarations` | all files → what is wanted of each object |
 //! | `objects`, `writes`, `record` | what each write or declaration changes |
 //! | `owner` | the one thread that owns all of it |
+//! | `parser` | a thread for large manifests, so that the others need not wait |
 //! | `state_log`, `lock`, `files`, `watcher` | the disk |
 //!
 //! A broken document is [reported](Reports); what it defined before stays in force, also across a restart, and
@@ -20,6 +21,7 @@ mod files;
 mod lock;
 mod objects;
 mod owner;
+mod parser;
 mod record;
 mod report;
 mod state_log;
@@ -60,6 +62,14 @@ pub struct Config {
 /// manifest is no failure: it is in the [`Reports`]. Blocks for as long as reading takes. The folder is closed, and
 /// its state free for another process, when the last [`Store`] is dropped.
 pub fn open(config: Config) -> Result<(Store, Reports), Error> {
+    open_with(config, parser::Parser::start)
+}
+
+/// [`open`], with a parser that tells its inbox what it parsed.
+fn open_with(
+    config: Config,
+    parser: impl FnOnce(Sender<Message>) -> std::io::Result<parser::Parser>,
+) -> Result<(Store, Reports), Error> {
     let disk = |path: &PathBuf, detail: String| Error::Disk { path: path.display().to_string(), detail };
     let lock = lock::take(&config.state)?;
     let state = config.state.canonicalize().map_err(|error| disk(&config.state, error.to_string()))?;
@@ -80,6 +90,7 @@ pub fn open(config: Config) -> Result<(Store, Reports), Error> {
         let _ = told.send(Message::Signal(signal));
     })
     .map_err(|detail| disk(&root, detail))?;
+    let parser = parser(inbox.clone()).map_err(|error| disk(&root, format!("no thread for manifests: {error}")))?;
     let (reports, reports_out) = watch::channel(Arc::new(Vec::new()));
     let (interruption, interruption_out) = watch::channel(None);
     let mut owner = Owner {
@@ -93,6 +104,8 @@ pub fn open(config: Config) -> Result<(Store, Reports), Error> {
         _lock: lock,
         declarations: declarations::Declarations::default(),
         contents: BTreeMap::new(),
+        parser,
+        parsing: BTreeSet::new(),
         watchers: BTreeMap::new(),
         unread: BTreeMap::new(),
         leaving: BTreeMap::new(),

@@ -13,7 +13,7 @@ use crate::manifest::{Document, Key, Manifest};
 #[derive(Default)]
 pub(crate) struct Declarations {
     /// By path inside the folder, in its order: of two files that define an object the first decides.
-    files: BTreeMap<String, Manifest>,
+    files: BTreeMap<String, Arc<Manifest>>,
     /// Where each object is defined: file and place in it.
     places: BTreeMap<Key, BTreeSet<(String, usize)>>,
     /// Objects that some refused document names, by how many.
@@ -64,13 +64,13 @@ impl Declarations {
                 touched.insert(key.clone());
                 *self.refused.entry(key.clone()).or_default() += 1;
             }
-            self.files.insert(file.to_owned(), manifest);
+            self.files.insert(file.to_owned(), Arc::new(manifest));
         }
         touched
     }
 
     /// What a file says.
-    pub(crate) fn file(&self, file: &str) -> Option<&Manifest> {
+    pub(crate) fn file(&self, file: &str) -> Option<&Arc<Manifest>> {
         self.files.get(file)
     }
 
@@ -86,7 +86,7 @@ impl Declarations {
         {
             return Wanted::Declared(file, document);
         }
-        let opaque = file.and_then(|file| self.files.get(file)).is_some_and(Manifest::is_opaque);
+        let opaque = file.and_then(|file| self.files.get(file)).is_some_and(|manifest| manifest.is_opaque());
         if opaque || self.refused.contains_key(key) { Wanted::Kept } else { Wanted::Undeclared }
     }
 

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use crate::manifest::{self, MAX_FILE_BYTES, Manifest};
 
+/// Files above this many bytes are parsed beside the owner. A smaller one holds it up for some milliseconds at most.
+const LARGE_BYTES: usize = 32 * 1024;
 /// How deep folders are followed.
 const MAX_DEPTH: usize = 16;
 
@@ -94,6 +96,11 @@ pub(crate) struct Content {
 }
 
 impl Content {
+    /// Whether parsing it takes long enough for others to wait.
+    pub(crate) fn is_large(&self) -> bool {
+        self.bytes.as_ref().is_ok_and(|bytes| bytes.len() > LARGE_BYTES)
+    }
+
     /// What they say; `before` is what the file said before.
     pub(crate) fn parse(self, before: Option<&Manifest>) -> Manifest {
         match self.bytes {

@@ -12,13 +12,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::declarations::{Declarations, Wanted};
 use super::lock::Lock;
 use super::objects::{Change, Objects, Planned};
+use super::parser::{Parser, Work};
 use super::record::Birth;
 use super::report::Report;
 use super::state_log::StateLog;
 use super::watcher::{Signal, Watcher};
 use super::{files, writes};
 use crate::backend::{Interruption, KindName, Preconditions};
-use crate::manifest::Key;
+use crate::manifest::{Key, Manifest};
 use crate::{Error, Event};
 
 /// How long a file that is being written is left alone after its last change: long enough for a writer that flushes
@@ -42,6 +43,11 @@ pub(crate) enum Message {
     UpdateStatus(KindName, Value, Reply<Value>),
     Delete(Key, Preconditions, Reply<()>),
     Signal(Signal),
+    /// What a file says that was parsed beside.
+    Parsed {
+        file: String,
+        manifest: Manifest,
+    },
     Stop,
 }
 
@@ -64,6 +70,10 @@ pub(crate) struct Owner {
     pub(crate) declarations: Declarations,
     /// A mark of each file's content: what did not change is not parsed.
     pub(crate) contents: BTreeMap<String, u64>,
+    pub(crate) parser: Parser,
+    /// Files that are being parsed beside. What they said before stays in force meanwhile, and what happens to them
+    /// waits for it.
+    pub(crate) parsing: BTreeSet<String>,
     pub(crate) watchers: BTreeMap<KindName, Vec<mpsc::UnboundedSender<Event<Value>>>>,
     /// Files to read, and when.
     pub(crate) unread: BTreeMap<PathBuf, Instant>,
@@ -91,7 +101,7 @@ impl Owner {
         for file in gone {
             self.unread.insert(self.root.join(file), now);
         }
-        self.read_files(now);
+        self.read_files(now, false);
         self.leaving.values_mut().for_each(|at| *at = now);
         self.remove_leaving(now);
         self.report();
@@ -123,13 +133,25 @@ impl Owner {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        self.unread.values().chain(self.leaving.values()).chain(&self.retry).min().copied()
+        let unread = self.unread.iter().filter(|(path, _)| !self.is_parsing(path)).map(|(_, at)| at);
+        // What seems to leave waits for the files, see `act`.
+        let leaving = self.leaving.values().filter(|_| self.all_is_read());
+        unread.chain(leaving).chain(&self.retry).min().copied()
+    }
+
+    fn is_parsing(&self, path: &Path) -> bool {
+        let file = path.strip_prefix(&self.root).map(Path::to_string_lossy);
+        file.is_ok_and(|file| self.parsing.contains(&*file))
+    }
+
+    fn all_is_read(&self) -> bool {
+        self.unread.is_empty() && self.parsing.is_empty()
     }
 
     fn act(&mut self, now: Instant) {
-        let read = self.read_files(now);
+        let read = self.read_files(now, true);
         // While files wait to be read, one of them may define what seems to leave.
-        let removed = self.unread.is_empty() && self.remove_leaving(now);
+        let removed = self.all_is_read() && self.remove_leaving(now);
         if self.retry.is_some_and(|at| at <= now) {
             self.retry = None;
             if self.root_missing {
@@ -172,6 +194,12 @@ impl Owner {
                 let _ = reply.send(self.write(|planned| writes::delete(planned, &key, &only_if)));
             }
             Message::Signal(signal) => self.signalled(signal),
+            Message::Parsed { file, manifest } => {
+                self.parsing.remove(&file);
+                let touched = self.declarations.set(&file, Some(manifest), &self.objects);
+                self.apply(&touched, Instant::now());
+                self.report();
+            }
             Message::Stop => {}
         }
     }
@@ -283,10 +311,12 @@ impl Owner {
     }
 
     /// Reads the files that are due. One file that is due brings the settled others along, so that what moved from
-    /// one to the other is seen at once. Returns whether anything was read.
-    fn read_files(&mut self, now: Instant) -> bool {
+    /// one to the other is seen at once. Large ones are parsed `beside`, where that is allowed. Returns whether
+    /// anything was read.
+    fn read_files(&mut self, now: Instant, beside: bool) -> bool {
+        let is_due = |path: &Path, at: Instant| at <= now && !self.is_parsing(path);
         let due: Vec<PathBuf> =
-            self.unread.iter().filter(|(_, at)| **at <= now).map(|(path, _)| path.clone()).collect();
+            self.unread.iter().filter(|(path, at)| is_due(path, **at)).map(|(path, _)| path.clone()).collect();
         let mut touched = BTreeSet::new();
         for path in &due {
             self.unread.remove(path);
@@ -301,13 +331,32 @@ impl Owner {
                     if self.contents.insert(file.clone(), mark) == Some(mark) {
                         continue;
                     }
-                    Some(content.parse(self.declarations.file(&file)))
+                    let before = self.declarations.file(&file).cloned();
+                    match self.hand_over(beside, Work { file: file.clone(), content, before }) {
+                        Some(work) => Some(work.parse()),
+                        None => continue,
+                    }
                 }
             };
             touched.extend(self.declarations.set(&file, manifest, &self.objects));
         }
         self.apply(&touched, now);
         !due.is_empty()
+    }
+
+    /// Leaves a large file to the parser; gives back what is to be parsed here.
+    fn hand_over(&mut self, beside: bool, work: Work) -> Option<Work> {
+        if !beside || !work.content.is_large() {
+            return Some(work);
+        }
+        let file = work.file.clone();
+        match self.parser.leave(work) {
+            Ok(()) => {
+                self.parsing.insert(file);
+                None
+            }
+            Err(work) => Some(work),
+        }
     }
 
     /// Makes the objects what the files want of them.
