@@ -1,7 +1,7 @@
 # Every command of the day, a line each. None of them needs root, Docker or a cluster.
 CARGO ?= cargo
 
-.PHONY: help demo test lint fuzz doctor fmt
+.PHONY: help demo test lint soak fuzz doctor fmt
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
 
@@ -18,6 +18,10 @@ lint: ## formatting, clippy, documents, licences
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
 	$(CARGO) test --locked --quiet -p house
+
+# One seed again: SECONDS=1 FIRST=1234; STORY=1 tells everything that went before.
+soak: ## made-up stories of whole clusters, simulated, until one goes wrong; SECONDS=600
+	$(CARGO) run --locked --quiet --profile demo -p simulation --bin soak
 
 # Needs a C++ compiler besides Rust, for libFuzzer; no nightly Rust and no cargo-fuzz. TARGETS="packet dns_message" picks some.
 fuzz: ## any bytes to every decoder; SECONDS_EACH=30 a target

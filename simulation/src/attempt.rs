@@ -1,0 +1,179 @@
+//! Connections that clients try, and what became of each.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use gateway_core::packet::Packet;
+use kernel_core::{Frontend, Protocol};
+
+use crate::segment::{ACK, SYN, Segment};
+use crate::site::{self, ENDPOINT_PORT, NAMES, Name, PORT};
+use crate::world::{SECOND, World};
+
+/// One connection that somebody tries to open.
+#[derive(Clone, Debug)]
+pub(crate) struct Attempt {
+    /// Whose endpoint it was given: cluster and address. None: it was refused at once, or there was no such name.
+    pub(crate) given: Option<(usize, IpAddr)>,
+    /// The endpoint answered, and the client heard it.
+    pub(crate) answered: bool,
+    /// Where it was lost, as far as somebody saw it.
+    pub(crate) lost: Option<String>,
+}
+
+/// What a world was busy with, so that nobody takes an empty one for a good one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Connections that were given an endpoint of another cluster, and those of them that were answered.
+    pub remote: u64,
+    pub answered: u64,
+    /// Connections for which there was nobody.
+    pub unserved: u64,
+    /// Connections from other clusters that did not reach an endpoint, with somebody saying why.
+    pub refused: u64,
+}
+
+impl std::ops::Add for Tally {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        Self {
+            remote: self.remote + other.remote,
+            answered: self.answered + other.answered,
+            unserved: self.unserved + other.unserved,
+            refused: self.refused + other.refused,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Attempts {
+    pub(crate) tally: Tally,
+    known: BTreeMap<u32, Attempt>,
+    last: u32,
+}
+
+impl Attempts {
+    pub(crate) fn get(&self, number: u32) -> Option<&Attempt> {
+        self.known.get(&number)
+    }
+
+    /// Where a packet of an attempt was lost.
+    pub(crate) fn note(&mut self, packet: &Packet, bytes: &[u8], why: impl FnOnce() -> String) {
+        let Some((segment, _)) = Segment::read(packet, bytes) else { return };
+        let number = if segment.has(ACK) { segment.acknowledged } else { segment.sequence };
+        if site::pod_of(packet.flow.destination).is_some()
+            && let Some(attempt) = self.known.get_mut(&number)
+            && attempt.lost.is_none()
+        {
+            self.tally.refused += 1;
+            attempt.lost = Some(why());
+        }
+    }
+
+    /// Old ones are never asked for again.
+    fn add(&mut self, attempt: Attempt) -> u32 {
+        self.last += 1;
+        self.known.insert(self.last, attempt);
+        while self.known.len() > 2000 {
+            self.known.pop_first();
+        }
+        self.last
+    }
+}
+
+impl World {
+    /// A client on some host opens a connection to some service.
+    pub(crate) fn knock(&mut self) {
+        let place = self.random.below(self.clusters.len() as u64) as usize;
+        let host = self.random.below(self.clusters[place].hosts.len() as u64) as usize;
+        let service = Name::ALL[self.random.below(3) as usize];
+        if self.random.permille(150) {
+            // Past all names: straight to a pod that may not be exported.
+            let other = self.random.below(self.clusters.len() as u64) as usize;
+            let at = self.random.below(self.clusters[other].hosts.len() as u64) as usize;
+            let endpoint = site::endpoint(other, at, service, self.random.below(u64::from(site::PLACES)) as u8);
+            self.connect_to(place, host, endpoint);
+        } else {
+            self.connect(place, host, service);
+        }
+    }
+
+    /// Opens a connection to a service by its clusterset address; the attempt's number.
+    pub(crate) fn connect(&mut self, place: usize, host: usize, service: Name) -> u32 {
+        let import = self.clusters[place].objects.get::<api::ServiceImport>(service.namespace(), service.name());
+        let address = import.and_then(|import| import.spec.ips.first()?.parse::<IpAddr>().ok());
+        let turn = self.random.next();
+        let backend = address.and_then(|address| {
+            let frontend = Frontend { address, protocol: Protocol::Tcp, port: PORT };
+            self.clusters[place].hosts[host].kernel.choose(&frontend, turn)?
+        });
+        let Some(backend) = backend else {
+            self.attempts.tally.unserved += 1;
+            return self.attempts.add(Attempt { given: None, answered: false, lost: None });
+        };
+        self.judge_choice(place, host, service, backend.address);
+        self.connect_to(place, host, backend.address)
+    }
+
+    /// Opens a connection to an endpoint's own address.
+    pub(crate) fn connect_to(&mut self, place: usize, host: usize, endpoint: IpAddr) -> u32 {
+        let given = site::pod_of(endpoint).map(|(cluster, _)| (cluster, endpoint));
+        self.attempts.tally.remote += u64::from(given.is_some_and(|(of, _)| of != place));
+        let number = self.attempts.add(Attempt { given, answered: false, lost: None });
+        let from = SocketAddr::new(site::client(place, host), 20_000 + (number % 40_000) as u16);
+        let to = SocketAddr::new(endpoint, ENDPOINT_PORT);
+        let segment = Segment { flags: SYN, sequence: number, acknowledged: 0 };
+        self.carry(place, host, segment.packet(from, to, &[]), None);
+        number
+    }
+
+    /// A segment reaches a pod.
+    pub(crate) fn reach_pod(&mut self, place: usize, host: usize, from: SocketAddr, to: SocketAddr, segment: Segment) {
+        if segment.has(ACK) {
+            if let Some(attempt) = self.attempts.known.get_mut(&segment.acknowledged) {
+                attempt.answered = true;
+                self.attempts.tally.answered += u64::from(attempt.given.is_some_and(|(of, _)| of != place));
+            }
+            return;
+        }
+        if site::pod_of(from.ip()).is_some_and(|(of, _)| of != place) {
+            self.judge_arrival(place, from.ip(), to.ip());
+        }
+        if self.truth.lives(to.ip()) {
+            let answer = Segment { flags: SYN | ACK, sequence: 0, acknowledged: segment.sequence };
+            self.carry(place, host, answer.packet(to, from, &[]), None);
+        }
+    }
+
+    /// A new connection must not go to a cluster that is lost.
+    fn judge_choice(&mut self, place: usize, host: usize, service: Name, endpoint: IpAddr) {
+        let Some((other, _)) = site::pod_of(endpoint) else { return };
+        if other != place
+            && let Some(agent) = &self.clusters[place].hosts[host].agent
+            && let Some(since) = self.truth.lost_since(place, other)
+        {
+            let since = since.max(agent.started);
+            // The promise is 2 s; the agent's own wake-up belongs to it, the event that follows at once does not.
+            if self.now > since + 2 * SECOND + SECOND / 10 {
+                let seconds = (self.now - since) as f64 / 1e6;
+                let (name, lost) = (site::host_name(place, host), NAMES[other]);
+                self.violations.push(format!("{name} gives {service} to {lost}, which is lost since {seconds:.1} s"));
+            }
+        }
+        if !self.truth.may_be_given(place, other, service) {
+            let (name, of) = (site::host_name(place, host), NAMES[other]);
+            self.violations.push(format!("{name} gives {service} to {of}, whose namespace was never accepted"));
+        }
+    }
+
+    /// A new connection from another cluster reached a pod: it must be exported, or have been a moment ago.
+    fn judge_arrival(&mut self, place: usize, from: IpAddr, to: IpAddr) {
+        if let Some(seconds) = self.truth.closed_for(place, to, self.now) {
+            let message = format!(
+                "{to} in {} got a connection from {from}, {seconds:.1} s after it was to be closed",
+                NAMES[place]
+            );
+            self.violations.push(message);
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! [`Cluster`]: one cluster with all its parts.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use api::time::{Instant, WallTime};
+
+use crate::controller::{Controller, Now, StreamKey};
+use crate::gateway::Gateway;
+use crate::host::Host;
+use crate::names::Names;
+use crate::objects::Objects;
+use crate::site;
+use crate::stream::End;
+
+/// What every wall clock shows when a world begins: some day in 2026.
+const FIRST_DAY: u64 = 1_790_000_000_000;
+
+pub(crate) struct Cluster {
+    pub(crate) place: usize,
+    pub(crate) objects: Objects,
+    pub(crate) controller: Controller,
+    pub(crate) gateways: Vec<Gateway>,
+    /// The gateways' hosts first, by slot; DNS and the controller live on the last.
+    pub(crate) hosts: Vec<Host>,
+    pub(crate) names: Names,
+    /// Control connections that end at a gateway of this cluster.
+    pub(crate) ends: BTreeMap<StreamKey, End>,
+    /// Where each gateway's datagrams leave now.
+    pub(crate) outside: Vec<SocketAddr>,
+    /// How far its monotonic clocks are ahead of the world, microseconds.
+    ahead: u64,
+    /// How far its wall clock is ahead, milliseconds.
+    pub(crate) wall_ahead: i64,
+    pub(crate) ticks_at: u64,
+    pub(crate) next_port: u16,
+    /// When the next call to a peer may be made, and the pause after that one, by slot and peer.
+    pub(crate) calls: BTreeMap<(u16, String), (u64, u64)>,
+    /// How much of the log of objects the oracle has judged.
+    pub(crate) judged: usize,
+}
+
+impl Cluster {
+    pub(crate) fn new(place: usize, gateways: u16, workers: usize, ahead: u64) -> Self {
+        let hosts = 0..usize::from(gateways) + workers;
+        Self {
+            place,
+            objects: Objects::default(),
+            controller: Controller::new(place, gateways),
+            gateways: (0..gateways)
+                .map(|slot| Gateway::new(slot, usize::from(slot), site::secret(place, slot)))
+                .collect(),
+            hosts: hosts.map(|host| Host::new(site::host_name(place, host), site::host_address(place, host))).collect(),
+            names: Names::new(),
+            ends: BTreeMap::new(),
+            outside: (0..gateways).map(|slot| site::outside(place, slot)).collect(),
+            ahead,
+            wall_ahead: 0,
+            ticks_at: 0,
+            next_port: 1024,
+            calls: BTreeMap::new(),
+            judged: 0,
+        }
+    }
+
+    pub(crate) fn now(&self, world: u64) -> Now {
+        let millis = FIRST_DAY.saturating_add(world / 1000);
+        Now {
+            world,
+            instant: Instant::from_micros(world + self.ahead),
+            wall: WallTime::from_millis(millis.saturating_add_signed(self.wall_ahead)),
+        }
+    }
+
+    /// A reading of this cluster's clock as a time of the world.
+    pub(crate) fn to_world(&self, at: Instant) -> u64 {
+        at.as_micros().saturating_sub(self.ahead)
+    }
+
+    /// The host that DNS and the controller live on.
+    pub(crate) fn last_host(&self) -> usize {
+        self.hosts.len() - 1
+    }
+
+    pub(crate) fn host_at(&self, address: IpAddr) -> Option<usize> {
+        self.hosts.iter().position(|host| host.address == address)
+    }
+
+    /// Whether packets pass between two hosts.
+    pub(crate) fn joins(&self, one: usize, other: usize) -> bool {
+        one == other || !(self.hosts[one].is_unplugged || self.hosts[other].is_unplugged)
+    }
+
+    /// Whether the feed can reach a part on this host.
+    pub(crate) fn feeds(&self, host: usize) -> bool {
+        self.controller.process.is_some() && self.joins(host, self.last_host())
+    }
+}

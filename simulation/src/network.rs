@@ -1,0 +1,40 @@
+//! [`Network`]: how the world between clusters treats datagrams.
+
+use crate::random::Random;
+
+/// How datagrams fare that are not cut off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Weather {
+    pub loss_permille: u64,
+    pub duplicate_permille: u64,
+    /// Milliseconds; and up to that many more, so that one may overtake another.
+    pub delay: u64,
+    pub jitter: u64,
+}
+
+impl Weather {
+    pub const FAIR: Self = Self { loss_permille: 0, duplicate_permille: 0, delay: 5, jitter: 2 };
+}
+
+#[derive(Debug)]
+pub(crate) struct Network {
+    pub(crate) weather: Weather,
+    /// `cut[a][b]`: nothing gets from cluster a to cluster b.
+    pub(crate) cut: [[bool; 4]; 4],
+}
+
+impl Network {
+    pub(crate) fn new() -> Self {
+        Self { weather: Weather::FAIR, cut: [[false; 4]; 4] }
+    }
+
+    /// When copies of a datagram arrive, in microseconds from now; none when it is lost.
+    pub(crate) fn flights(&self, from: usize, to: usize, random: &mut Random) -> Vec<u64> {
+        let weather = self.weather;
+        if self.cut[from][to] || random.permille(weather.loss_permille) {
+            return Vec::new();
+        }
+        let copies = if random.permille(weather.duplicate_permille) { 2 } else { 1 };
+        (0..copies).map(|_| weather.delay * 1000 + random.below(weather.jitter * 1000 + 1)).collect()
+    }
+}

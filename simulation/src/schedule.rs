@@ -1,0 +1,130 @@
+//! [`Schedule`]: what happens in a world, and when; made up from a seed.
+
+use crate::follower::Disk;
+use crate::happening::{Happening, Part};
+use crate::network::Weather;
+use crate::random::Random;
+use crate::site::{self, Name};
+
+/// Rounds of trouble and calm in one story.
+const ROUNDS: u64 = 2;
+/// Milliseconds of trouble in a round.
+const TROUBLE: u64 = 6_000;
+/// Milliseconds after all trouble is over until everything holds again: a path comes back within 6 s, and a call between
+/// controllers is tried every 5 s at the latest.
+pub(crate) const SETTLE: u64 = 12_000;
+
+/// Clusters with so many gateways each, and what happens to them, with milliseconds from the beginning.
+#[derive(Clone, Debug)]
+pub struct Schedule {
+    pub seed: u64,
+    pub gateways: Vec<u16>,
+    pub happenings: Vec<(u64, Happening)>,
+}
+
+impl Schedule {
+    /// The story of a seed.
+    pub fn new(seed: u64) -> Self {
+        let mut random = Random::new(seed ^ 0x005e_ed0f_5c4e_d01e);
+        let count = 2 + usize::from(random.permille(500));
+        let gateways: Vec<u16> = (0..count).map(|_| 1 + u16::from(random.permille(300))).collect();
+        let mut schedule = Self { seed, gateways, happenings: Vec::new() };
+        schedule.begin(&mut random);
+        for round in 0..ROUNDS {
+            let start = 100 + round * (TROUBLE + SETTLE + 1_000);
+            for _ in 0..1 + random.below(7) {
+                let at = start + random.below(TROUBLE);
+                let happening = schedule.one(&mut random);
+                schedule.happenings.push((at, happening));
+            }
+            schedule.happenings.push((start + TROUBLE, Happening::Calm));
+        }
+        schedule.happenings.sort_by_key(|(at, _)| *at);
+        schedule
+    }
+
+    /// What is exported from the start.
+    fn begin(&mut self, random: &mut Random) {
+        for cluster in 0..self.gateways.len() {
+            for service in Name::ALL {
+                if !random.permille(650) {
+                    continue;
+                }
+                for host in 0..self.hosts(cluster) {
+                    if random.permille(700) {
+                        let place = random.below(u64::from(site::PLACES)) as u8;
+                        let ready = Some(random.permille(850));
+                        self.happenings.push((0, Happening::Endpoint { cluster, service, host, place, ready }));
+                    }
+                }
+                self.happenings.push((0, Happening::Export { cluster, service }));
+            }
+            for peer in (0..self.gateways.len()).filter(|peer| *peer != cluster) {
+                if random.permille(300) {
+                    self.happenings.push((0, Happening::Accept { cluster, peer, vault: true }));
+                }
+            }
+        }
+    }
+
+    fn hosts(&self, cluster: usize) -> usize {
+        usize::from(self.gateways[cluster]) + 1
+    }
+
+    fn part(&self, cluster: usize, random: &mut Random) -> Part {
+        match random.below(5) {
+            0 | 1 => Part::Controller,
+            2 => Part::Gateway(random.below(u64::from(self.gateways[cluster])) as u16),
+            3 => Part::Node(random.below(self.hosts(cluster) as u64) as usize),
+            _ => Part::Dns,
+        }
+    }
+
+    /// One thing that may happen.
+    fn one(&self, random: &mut Random) -> Happening {
+        let count = self.gateways.len() as u64;
+        let cluster = random.below(count) as usize;
+        let peer = (cluster + 1 + random.below(count - 1) as usize) % count as usize;
+        let service = Name::ALL[random.below(4) as usize];
+        match random.below(25) {
+            0 | 1 => Happening::Cut { from: cluster, to: peer },
+            2 | 3 => Happening::Isolate { cluster },
+            4 => Happening::Weather(Weather {
+                loss_permille: random.below(250),
+                duplicate_permille: random.below(100),
+                delay: 10 + random.below(50),
+                jitter: random.below(60),
+            }),
+            5 => Happening::Move { cluster, slot: random.below(u64::from(self.gateways[cluster])) as u16 },
+            6..=8 => {
+                let disk = [Disk::Kept, Disk::Kept, Disk::Old, Disk::Empty][random.below(4) as usize];
+                Happening::Restart { cluster, part: self.part(cluster, random), disk }
+            }
+            9 | 10 => Happening::Kill { cluster, part: self.part(cluster, random) },
+            11 => Happening::Unplug { cluster, host: random.below(self.hosts(cluster) as u64) as usize },
+            12 => {
+                let by = random.below(7200) as i64 - 3600;
+                Happening::SetClock { cluster, by }
+            }
+            13 => Happening::StoreAway { cluster },
+            14 => Happening::BackUp { cluster },
+            15 | 16 => Happening::Export { cluster, service },
+            17 | 18 => Happening::Unexport { cluster, service },
+            19..=21 => {
+                let host = random.below(self.hosts(cluster) as u64) as usize;
+                let place = random.below(u64::from(site::PLACES)) as u8;
+                let ready = [None, Some(true), Some(true), Some(false)][random.below(4) as usize];
+                Happening::Endpoint { cluster, service, host, place, ready }
+            }
+            22 => {
+                let mut order: Vec<usize> = (0..self.gateways.len()).collect();
+                let turn = random.below(count) as usize;
+                order.rotate_left(turn);
+                order.truncate(random.below(count + 1) as usize);
+                Happening::Policy { cluster, service, order }
+            }
+            23 => Happening::Drain { cluster, peer, drained: random.permille(600) },
+            _ => Happening::Accept { cluster, peer, vault: random.permille(600) },
+        }
+    }
+}

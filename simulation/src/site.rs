@@ -1,0 +1,203 @@
+//! What is fixed of a cluster: its names, addresses and hosts, and its operator's manifests.
+//!
+//! Cluster n (from 1) has pods `10.n.0.0/16`, host h of it `10.n.h.0/24` and the address `172.31.n.h`; hosts have an
+//! infrastructure address of `10.(100+n).0.0/24`, services one of `10.(200+n).0.0/24`.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use api::cluster_peer::{Accept, ClusterPeerSpec, PeerState};
+use api::kubernetes::{EndpointSlice, Namespace, Node, ObjectMeta, Service};
+use api::{ClusterId, ClusterPeer, LocalCluster, RoutingPolicy, ServiceExport, names};
+use serde_json::{Value, json};
+
+pub(crate) const NAMES: [&str; 4] = ["amber", "birch", "cedar", "delta"];
+
+/// A service that clusters may export.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Name {
+    /// In the namespace `shop`, with a clusterset address.
+    Web,
+    /// Beside it.
+    Api,
+    /// Headless, in `shop`.
+    Db,
+    /// In the namespace `vault`, which only some clusters accept.
+    Keys,
+}
+
+impl Name {
+    pub const ALL: [Self; 4] = [Self::Web, Self::Api, Self::Db, Self::Keys];
+
+    pub(crate) fn namespace(self) -> &'static str {
+        if self == Self::Keys { "vault" } else { "shop" }
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Web => "web",
+            Self::Api => "api",
+            Self::Db => "db",
+            Self::Keys => "keys",
+        }
+    }
+
+    pub(crate) fn is_headless(self) -> bool {
+        self == Self::Db
+    }
+
+    pub(crate) fn find(namespace: &str, name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|known| known.namespace() == namespace && known.name() == name)
+    }
+
+    fn number(self) -> u8 {
+        self as u8
+    }
+}
+
+impl std::fmt::Display for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace(), self.name())
+    }
+}
+
+/// The port clients connect to, and the one endpoints listen on.
+pub(crate) const PORT: u16 = 80;
+pub(crate) const ENDPOINT_PORT: u16 = 8080;
+/// Endpoints one host may have of one service.
+pub(crate) const PLACES: u8 = 3;
+
+pub(crate) fn id(cluster: usize) -> ClusterId {
+    ClusterId::new(NAMES[cluster]).unwrap_or_else(|_| unreachable!("the names are labels"))
+}
+
+pub(crate) fn place_of(name: &str) -> Option<usize> {
+    NAMES.iter().position(|known| *known == name)
+}
+
+fn number(cluster: usize) -> u8 {
+    cluster as u8 + 1
+}
+
+/// The address of one endpoint.
+pub(crate) fn endpoint(cluster: usize, host: usize, service: Name, place: u8) -> IpAddr {
+    Ipv4Addr::new(10, number(cluster), host as u8 + 1, 10 + service.number() * PLACES + place).into()
+}
+
+/// A pod that is only a client.
+pub(crate) fn client(cluster: usize, host: usize) -> IpAddr {
+    Ipv4Addr::new(10, number(cluster), host as u8 + 1, 5).into()
+}
+
+pub(crate) fn host_address(cluster: usize, host: usize) -> IpAddr {
+    Ipv4Addr::new(172, 31, number(cluster), host as u8 + 1).into()
+}
+
+/// Whose pod an address is: cluster and host.
+pub(crate) fn pod_of(address: IpAddr) -> Option<(usize, usize)> {
+    let IpAddr::V4(address) = address else { return None };
+    match address.octets() {
+        [10, cluster @ 1..=4, host @ 1..=255, _] => Some((usize::from(cluster) - 1, usize::from(host) - 1)),
+        _ => None,
+    }
+}
+
+/// Where the world sends datagrams for a gateway.
+pub(crate) fn outside(cluster: usize, slot: u16) -> SocketAddr {
+    SocketAddr::new(Ipv4Addr::new(192, 0, 2, 10 * number(cluster) + slot as u8).into(), names::ports::TUNNEL)
+}
+
+pub(crate) fn secret(cluster: usize, slot: u16) -> u64 {
+    1_000_003 * (cluster as u64 + 1) + 7919 * (u64::from(slot) + 1)
+}
+
+pub(crate) fn host_name(cluster: usize, host: usize) -> String {
+    format!("{}-{}", NAMES[cluster], host + 1)
+}
+
+pub(crate) fn pod_prefix(cluster: usize, host: usize) -> String {
+    format!("10.{}.{}.0/24", number(cluster), host + 1)
+}
+
+fn object<K: api::Kind>(value: Value) -> K {
+    serde_json::from_value(value)
+        .unwrap_or_else(|error| unreachable!("a manifest of ours has its kind's shape: {error}"))
+}
+
+fn meta(namespace: &str, name: &str) -> Value {
+    json!({ "namespace": namespace, "name": name })
+}
+
+pub(crate) fn local_cluster(cluster: usize, slots: u16) -> LocalCluster {
+    let n = number(cluster);
+    object(json!({ "metadata": { "name": names::LOCAL_CLUSTER }, "spec": {
+        "clusterId": NAMES[cluster], "clusterSetId": "demo",
+        "podPrefixes": [format!("10.{n}.0.0/16")],
+        "infrastructurePrefixes": [format!("10.{}.0.0/24", 100 + n)],
+        "clusterSetPrefixes": [format!("10.{}.0.0/24", 200 + n)],
+        "gateways": { "slots": slots },
+    } }))
+}
+
+pub(crate) fn namespace(name: &str) -> Namespace {
+    object(json!({ "metadata": { "name": name } }))
+}
+
+pub(crate) fn node(cluster: usize, host: usize) -> Node {
+    object(json!({
+        "metadata": { "name": host_name(cluster, host) },
+        "spec": { "podCIDRs": [pod_prefix(cluster, host)] },
+        "status": { "addresses": [{ "type": "InternalIP", "address": host_address(cluster, host) }] },
+    }))
+}
+
+pub(crate) fn service(service: Name) -> Service {
+    let spec = json!({
+        "clusterIP": if service.is_headless() { "None" } else { "10.96.0.9" },
+        "ipFamilies": ["IPv4"],
+        "ports": [{ "name": "http", "protocol": "TCP", "port": PORT }],
+    });
+    object(json!({ "metadata": meta(service.namespace(), service.name()), "spec": spec }))
+}
+
+/// Endpoints as host, place and readiness.
+pub(crate) fn slice(cluster: usize, service: Name, endpoints: &[(usize, u8, bool)]) -> EndpointSlice {
+    let endpoints: Vec<Value> = endpoints
+        .iter()
+        .map(|(host, place, ready)| {
+            json!({ "addresses": [endpoint(cluster, *host, service, *place)], "conditions": { "ready": ready },
+                    "nodeName": host_name(cluster, *host) })
+        })
+        .collect();
+    let mut metadata = meta(service.namespace(), &format!("{}-1", service.name()));
+    metadata["labels"] = json!({ names::kubernetes::SERVICE_NAME: service.name() });
+    object(json!({ "metadata": metadata, "addressType": "IPv4", "endpoints": endpoints,
+        "ports": [{ "name": "http", "protocol": "TCP", "port": ENDPOINT_PORT }] }))
+}
+
+pub(crate) fn export(service: Name) -> ServiceExport {
+    object(json!({ "metadata": meta(service.namespace(), service.name()), "spec": {} }))
+}
+
+/// One tier a cluster, in this order.
+pub(crate) fn policy(service: Name, order: &[usize]) -> RoutingPolicy {
+    let tiers: Vec<Value> =
+        order.iter().map(|cluster| json!({ "clusters": [{ "cluster": NAMES[*cluster] }] })).collect();
+    object(json!({ "metadata": meta(service.namespace(), service.name()),
+        "spec": { "targetRefs": [{ "name": service.name() }], "tiers": tiers } }))
+}
+
+/// What the operator writes who read the other cluster's export: its identity and its record of then.
+pub(crate) fn peer(of: usize, local: &LocalCluster, accept: Vec<String>, state: PeerState) -> Option<ClusterPeer> {
+    let status = local.status.as_ref().filter(|status| !status.record.is_empty())?;
+    let spec = ClusterPeerSpec {
+        identity_keys: status.identity_key.into_iter().collect(),
+        record: status.record.clone(),
+        endpoints: vec![],
+        allowed_prefixes: local.spec.advertised_prefixes().copied().collect(),
+        accept: Accept { namespaces: accept },
+        state,
+    };
+    let mut peer = ClusterPeer::new(NAMES[of], spec);
+    peer.metadata = ObjectMeta { name: Some(NAMES[of].into()), ..ObjectMeta::default() };
+    Some(peer)
+}

@@ -1,0 +1,291 @@
+//! [`Truth`]: what the schedule alone says must be, and must not be. It never looks into a part.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use crate::happening::{Happening, Part};
+use crate::site::{self, Name};
+use crate::world::SECOND;
+
+/// A service that is exported no more is closed this soon where nothing is in trouble.
+const CLOSES_WITHIN: u64 = SECOND;
+/// An endpoint that left an exported service is open for as much longer: clients elsewhere still know it.
+const LINGER: u64 = 5 * SECOND;
+/// A part that starts, or gets its feed again, knows what is now after this.
+const CATCHES_UP: u64 = 2 * SECOND;
+/// After so long every agent has put routes to every peer into its kernel.
+const KNOWS_PEERS: u64 = 3 * SECOND;
+
+#[derive(Debug)]
+pub(crate) struct Truth {
+    /// Hosts of each cluster.
+    hosts: Vec<usize>,
+    introduced: Option<u64>,
+    /// Since when.
+    exports: BTreeMap<(usize, Name), u64>,
+    endpoints: BTreeMap<(usize, Name, usize, u8), bool>,
+    /// When an address was to be closed that was open before.
+    closing: BTreeMap<IpAddr, u64>,
+    policies: BTreeMap<(usize, Name), Vec<usize>>,
+    drained: BTreeSet<(usize, usize)>,
+    vault: BTreeSet<(usize, usize)>,
+    vault_ever: BTreeSet<(usize, usize)>,
+    cuts: BTreeSet<(usize, usize)>,
+    isolated: BTreeSet<usize>,
+    unplugged: BTreeSet<(usize, usize)>,
+    running: BTreeSet<(usize, Part)>,
+    gateways: BTreeMap<usize, usize>,
+    /// Since when no packet can make a round between two clusters.
+    lost: BTreeMap<(usize, usize), u64>,
+    /// When a part of a cluster came or went last, or a cable.
+    stirred: Vec<u64>,
+}
+
+impl Truth {
+    pub(crate) fn new(hosts: Vec<usize>) -> Self {
+        let stirred = vec![0; hosts.len()];
+        Self {
+            hosts,
+            introduced: None,
+            exports: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+            closing: BTreeMap::new(),
+            policies: BTreeMap::new(),
+            drained: BTreeSet::new(),
+            vault: BTreeSet::new(),
+            vault_ever: BTreeSet::new(),
+            cuts: BTreeSet::new(),
+            isolated: BTreeSet::new(),
+            unplugged: BTreeSet::new(),
+            running: BTreeSet::new(),
+            gateways: BTreeMap::new(),
+            lost: BTreeMap::new(),
+            stirred,
+        }
+    }
+
+    pub(crate) fn introduced(&mut self, now: u64) {
+        self.introduced = Some(now);
+    }
+
+    pub(crate) fn note_part(&mut self, place: usize, part: Part, runs: bool, now: u64) {
+        self.stirred[place] = now;
+        if runs {
+            self.running.insert((place, part));
+        } else {
+            self.running.remove(&(place, part));
+        }
+        if let Part::Gateway(slot) = part {
+            let count = self.gateways.entry(place).or_default();
+            *count = (*count).max(usize::from(slot) + 1);
+        }
+        self.find_lost(now);
+    }
+
+    pub(crate) fn take(&mut self, happening: &Happening, now: u64) {
+        match happening {
+            Happening::Cut { from, to } => drop(self.cuts.insert((*from, *to))),
+            Happening::Isolate { cluster } => drop(self.isolated.insert(*cluster)),
+            Happening::Unplug { cluster, host } => {
+                self.unplugged.insert((*cluster, *host));
+                self.stirred[*cluster] = now;
+            }
+            Happening::Calm => {
+                self.cuts.clear();
+                self.isolated.clear();
+                for (place, _) in std::mem::take(&mut self.unplugged) {
+                    self.stirred[place] = now;
+                }
+            }
+            Happening::Export { cluster, service } => {
+                self.exports.entry((*cluster, *service)).or_insert(now);
+                for address in self.addresses(*cluster, *service) {
+                    self.closing.remove(&address);
+                }
+            }
+            Happening::Unexport { cluster, service } => {
+                if self.exports.remove(&(*cluster, *service)).is_some() {
+                    let closed = self.addresses(*cluster, *service);
+                    self.closing.extend(closed.into_iter().map(|address| (address, now + CLOSES_WITHIN)));
+                    // What lingered of it is closed with it.
+                    self.shorten(*cluster, *service, now + CLOSES_WITHIN);
+                }
+            }
+            Happening::Endpoint { cluster, service, host, place, ready } => {
+                let (key, address) =
+                    ((*cluster, *service, *host, *place), site::endpoint(*cluster, *host, *service, *place));
+                match ready {
+                    Some(ready) => {
+                        self.endpoints.insert(key, *ready);
+                        if self.exports.contains_key(&(*cluster, *service)) {
+                            self.closing.remove(&address);
+                        }
+                    }
+                    None => {
+                        if self.endpoints.remove(&key).is_some() && self.exports.contains_key(&(*cluster, *service)) {
+                            self.closing.insert(address, now + LINGER + CLOSES_WITHIN);
+                        }
+                    }
+                }
+            }
+            Happening::Policy { cluster, service, order } => {
+                if order.is_empty() {
+                    self.policies.remove(&(*cluster, *service));
+                } else {
+                    self.policies.insert((*cluster, *service), order.clone());
+                }
+            }
+            Happening::Drain { cluster, peer, drained } => {
+                if *drained {
+                    self.drained.insert((*cluster, *peer));
+                } else {
+                    self.drained.remove(&(*cluster, *peer));
+                }
+            }
+            Happening::Accept { cluster, peer, vault } => {
+                if *vault {
+                    self.vault.insert((*cluster, *peer));
+                    self.vault_ever.insert((*cluster, *peer));
+                } else {
+                    self.vault.remove(&(*cluster, *peer));
+                }
+            }
+            Happening::Weather(_)
+            | Happening::Move { .. }
+            | Happening::Restart { .. }
+            | Happening::Kill { .. }
+            | Happening::SetClock { .. }
+            | Happening::StoreAway { .. }
+            | Happening::BackUp { .. } => {}
+        }
+        self.find_lost(now);
+    }
+
+    fn addresses(&self, cluster: usize, service: Name) -> Vec<IpAddr> {
+        let of_it = self.endpoints.keys().filter(|(of, name, ..)| (*of, *name) == (cluster, service));
+        of_it.map(|(_, _, host, place)| site::endpoint(cluster, *host, service, *place)).collect()
+    }
+
+    fn shorten(&mut self, cluster: usize, service: Name, to: u64) {
+        for host in 0..self.hosts[cluster] {
+            for place in 0..site::PLACES {
+                if let Some(at) = self.closing.get_mut(&site::endpoint(cluster, host, service, place)) {
+                    *at = (*at).min(to);
+                }
+            }
+        }
+    }
+
+    fn find_lost(&mut self, now: u64) {
+        for one in 0..self.hosts.len() {
+            for other in (0..self.hosts.len()).filter(|other| *other != one) {
+                let lost = self.cuts.contains(&(one, other))
+                    || self.cuts.contains(&(other, one))
+                    || self.is_dark(one)
+                    || self.is_dark(other);
+                if lost {
+                    self.lost.entry((one, other)).or_insert(now);
+                } else {
+                    self.lost.remove(&(one, other));
+                }
+            }
+        }
+    }
+
+    /// Whether nothing gets in or out of a cluster.
+    fn is_dark(&self, place: usize) -> bool {
+        let gateways = self.gateways.get(&place).copied().unwrap_or(0);
+        let works = |slot: usize| {
+            self.running.contains(&(place, Part::Gateway(slot as u16))) && !self.unplugged.contains(&(place, slot))
+        };
+        self.isolated.contains(&place) || !(0..gateways).any(works)
+    }
+
+    // What is asked.
+
+    pub(crate) fn lost_since(&self, one: usize, other: usize) -> Option<u64> {
+        self.lost.get(&(one, other)).copied()
+    }
+
+    pub(crate) fn accepts_vault(&self, place: usize, peer: usize) -> bool {
+        self.vault.contains(&(place, peer))
+    }
+
+    pub(crate) fn is_drained(&self, place: usize, peer: usize) -> bool {
+        self.drained.contains(&(place, peer))
+    }
+
+    /// Whether an endpoint with this address is alive.
+    pub(crate) fn lives(&self, address: IpAddr) -> bool {
+        self.endpoints
+            .keys()
+            .any(|(cluster, service, host, place)| site::endpoint(*cluster, *host, *service, *place) == address)
+    }
+
+    fn accepts(&self, place: usize, of: usize, service: Name) -> bool {
+        place == of || service != Name::Keys || self.accepts_vault(place, of)
+    }
+
+    /// Whether a cluster may ever have been given a service of another.
+    pub(crate) fn may_be_given(&self, place: usize, of: usize, service: Name) -> bool {
+        place == of || service != Name::Keys || self.vault_ever.contains(&(place, of))
+    }
+
+    /// How many seconds ago at the latest an address had to be closed; `None` while it may be open.
+    pub(crate) fn closed_for(&self, place: usize, address: IpAddr, now: u64) -> Option<f64> {
+        let open = self.endpoints.keys().any(|(cluster, service, host, at)| {
+            site::endpoint(*cluster, *host, *service, *at) == address
+                && self.exports.contains_key(&(*cluster, *service))
+        });
+        if open || self.is_in_trouble(place) {
+            return None;
+        }
+        let closed = self.closing.get(&address).copied().unwrap_or(0).max(self.stirred[place] + CATCHES_UP);
+        (now > closed).then(|| (now - closed) as f64 / 1e6)
+    }
+
+    /// Whether a part of a cluster is down, or a cable pulled.
+    pub(crate) fn is_in_trouble(&self, place: usize) -> bool {
+        let gateways = self.gateways.get(&place).copied().unwrap_or(0);
+        let mut parts = [Part::Controller, Part::Dns]
+            .into_iter()
+            .chain((0..gateways).map(|slot| Part::Gateway(slot as u16)))
+            .chain((0..self.hosts[place]).map(Part::Node));
+        parts.any(|part| !self.running.contains(&(place, part)))
+            || self.unplugged.iter().any(|(cluster, _)| *cluster == place)
+    }
+
+    /// Whether a host must have a route to another cluster's pod, or a blackhole.
+    pub(crate) fn must_know(&self, place: usize, _host: usize, destination: IpAddr, now: u64) -> bool {
+        site::pod_of(destination).is_some_and(|(of, _)| of != place && of < self.hosts.len())
+            && self.introduced.is_some_and(|at| now > at + KNOWS_PEERS)
+    }
+
+    /// The clusters whose export of a service counts in `place`, with the time since when.
+    pub(crate) fn exporters(&self, place: usize, service: Name) -> BTreeMap<usize, u64> {
+        let of_service =
+            self.exports.iter().filter(|((of, name), _)| *name == service && self.accepts(place, *of, service));
+        of_service.map(|((of, _), since)| (*of, *since)).collect()
+    }
+
+    /// The endpoints of a service in one cluster, with their readiness.
+    pub(crate) fn endpoints(&self, cluster: usize, service: Name) -> BTreeMap<IpAddr, bool> {
+        let of_it = self.endpoints.iter().filter(|((of, name, ..), _)| (*of, *name) == (cluster, service));
+        of_it.map(|((_, _, host, place), ready)| (site::endpoint(cluster, *host, service, *place), *ready)).collect()
+    }
+
+    /// The clusters that new connections from `place` go to, when everything works.
+    pub(crate) fn serving(&self, place: usize, service: Name) -> BTreeSet<usize> {
+        let able: BTreeSet<usize> = self
+            .exporters(place, service)
+            .into_keys()
+            .filter(|of| *of == place || !self.is_drained(place, *of))
+            .filter(|of| self.endpoints(*of, service).values().any(|ready| *ready))
+            .collect();
+        match self.policies.get(&(place, service)) {
+            Some(order) => order.iter().find(|of| able.contains(of)).into_iter().copied().collect(),
+            None if able.contains(&place) => [place].into(),
+            None => able,
+        }
+    }
+}

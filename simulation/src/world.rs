@@ -1,0 +1,460 @@
+//! [`World`]: some clusters, one line of time, and everything that waits to happen.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+
+use api::cluster_peer::PeerState;
+use controller_core::plan::{Subject, Write};
+
+use crate::attempt::Attempts;
+use crate::cluster::Cluster;
+use crate::follower::Disk;
+use crate::gateway::Outcome;
+use crate::happening::{Happening, Part};
+use crate::network::Network;
+use crate::random::Random;
+use crate::site::{self, NAMES};
+use crate::truth::Truth;
+
+/// Microseconds.
+pub(crate) const MS: u64 = 1000;
+pub(crate) const SECOND: u64 = 1_000_000;
+
+/// Every world begins here, so that no clock is near zero.
+pub(crate) const START: u64 = 1000 * SECOND;
+/// How often a cluster's slow parts look around.
+const TICK: u64 = 100 * MS;
+
+pub(crate) enum Event {
+    Datagram {
+        from: SocketAddr,
+        to: SocketAddr,
+        bytes: Vec<u8>,
+    },
+    /// A part is shown the log of objects up to a place.
+    Shown {
+        cluster: usize,
+        part: Part,
+        upto: usize,
+    },
+    /// A part reaches its feed.
+    Feed {
+        cluster: usize,
+        part: Part,
+    },
+    Start {
+        cluster: usize,
+        part: Part,
+        disk: Disk,
+    },
+    Written {
+        cluster: usize,
+        incarnation: u64,
+        subject: Subject,
+        writes: Vec<Write>,
+    },
+}
+
+pub(crate) struct World {
+    pub(crate) now: u64,
+    pub(crate) random: Random,
+    pub(crate) clusters: Vec<Cluster>,
+    pub(crate) network: Network,
+    queue: BTreeMap<(u64, u64), Event>,
+    queued: u64,
+    pub(crate) truth: Truth,
+    pub(crate) attempts: Attempts,
+    /// What must never be, and was.
+    pub(crate) violations: Vec<String>,
+    pub(crate) story: String,
+    /// When somebody opens a connection next.
+    pub(crate) knocks_at: u64,
+    /// What was killed and stays so until trouble is over.
+    pub(crate) killed: BTreeSet<(usize, Part)>,
+    /// Imports that are there, by cluster and uid: since when, and their addresses.
+    pub(crate) imports: BTreeMap<(usize, String), (u64, Vec<String>)>,
+    /// When the schedule began, from the start.
+    pub(crate) began: u64,
+}
+
+impl World {
+    /// Clusters with so many gateways each, all parts started and no peers yet.
+    pub(crate) fn new(seed: u64, gateways: &[u16]) -> Self {
+        let mut random = Random::new(seed);
+        let clusters: Vec<Cluster> = gateways
+            .iter()
+            .enumerate()
+            .map(|(place, gateways)| Cluster::new(place, *gateways, 1, random.below(SECOND * 1000)))
+            .collect();
+        let hosts = clusters.iter().map(|cluster| cluster.hosts.len()).collect();
+        let mut world = Self {
+            now: START,
+            random,
+            clusters,
+            network: Network::new(),
+            queue: BTreeMap::new(),
+            queued: 0,
+            truth: Truth::new(hosts),
+            attempts: Attempts::default(),
+            violations: Vec::new(),
+            story: String::new(),
+            knocks_at: u64::MAX,
+            killed: BTreeSet::new(),
+            imports: BTreeMap::new(),
+            began: 0,
+        };
+        for place in 0..world.clusters.len() {
+            world.install(place);
+        }
+        world
+    }
+
+    fn install(&mut self, place: usize) {
+        let cluster = &mut self.clusters[place];
+        let wall = cluster.now(self.now).wall;
+        let objects = &mut cluster.objects;
+        objects.put(site::local_cluster(place, cluster.gateways.len() as u16), wall);
+        ["shop", "vault"].iter().for_each(|name| objects.put(site::namespace(name), wall));
+        (0..cluster.hosts.len()).for_each(|host| objects.put(site::node(place, host), wall));
+        cluster.ticks_at = self.now + self.random.below(TICK);
+        for part in self.parts(place) {
+            let at = self.now + self.random.below(50 * MS);
+            self.at(at, Event::Start { cluster: place, part, disk: Disk::Empty });
+        }
+    }
+
+    pub(crate) fn parts(&self, place: usize) -> Vec<Part> {
+        let cluster = &self.clusters[place];
+        let gateways = cluster.gateways.iter().map(|gateway| Part::Gateway(gateway.slot));
+        let nodes = (0..cluster.hosts.len()).map(Part::Node);
+        [Part::Controller, Part::Dns].into_iter().chain(gateways).chain(nodes).collect()
+    }
+
+    /// Every operator trusts every other cluster.
+    pub(crate) fn introduce(&mut self) {
+        for place in 0..self.clusters.len() {
+            for other in (0..self.clusters.len()).filter(|other| *other != place) {
+                self.put_peer(place, other);
+            }
+        }
+    }
+
+    /// Writes a ClusterPeer as the truth wants it. The record it starts from stays the one it was made with.
+    pub(crate) fn put_peer(&mut self, place: usize, other: usize) {
+        let accept = if self.truth.accepts_vault(place, other) {
+            vec!["shop".into(), "vault".into()]
+        } else {
+            vec!["shop".into()]
+        };
+        let state = if self.truth.is_drained(place, other) { PeerState::Drained } else { PeerState::Active };
+        let known = self.clusters[place].objects.get::<api::ClusterPeer>("", NAMES[other]).cloned();
+        let peer = match known {
+            Some(mut peer) => {
+                peer.spec.accept.namespaces = accept;
+                peer.spec.state = state;
+                Some(peer)
+            }
+            None => {
+                let local = self.clusters[other].objects.get::<api::LocalCluster>("", api::names::LOCAL_CLUSTER);
+                local.and_then(|local| site::peer(other, local, accept, state))
+            }
+        };
+        let Some(peer) = peer else {
+            self.violations.push(format!("{} has no record to show after its start", NAMES[other]));
+            return;
+        };
+        let wall = self.clusters[place].now(self.now).wall;
+        self.clusters[place].objects.put(peer, wall);
+        self.changed(place);
+    }
+
+    // Time.
+
+    pub(crate) fn at(&mut self, at: u64, event: Event) {
+        self.queued += 1;
+        self.queue.insert((at.max(self.now), self.queued), event);
+    }
+
+    pub(crate) fn tell(&mut self, what: impl AsRef<str>) {
+        let _ = writeln!(self.story, "{:>9.3} s  {}", (self.now - START) as f64 / 1e6, what.as_ref());
+    }
+
+    pub(crate) fn run_until(&mut self, end: u64) {
+        while self.violations.is_empty() && self.step(end) {}
+        if self.violations.is_empty() {
+            self.now = self.now.max(end);
+        }
+    }
+
+    /// Lets the next thing happen, unless that is after `end`.
+    fn step(&mut self, end: u64) -> bool {
+        let (wake, who) = self.next_wake();
+        let event = self.queue.keys().next().map_or(u64::MAX, |(at, _)| *at);
+        let next = event.min(wake).min(self.knocks_at);
+        if next > end {
+            return false;
+        }
+        self.now = self.now.max(next);
+        if event == next {
+            if let Some((_, event)) = self.queue.pop_first() {
+                self.happens(event);
+            }
+        } else if wake == next {
+            self.wakes(who);
+        } else {
+            self.knocks_at += 40 * MS + self.random.below(80 * MS);
+            self.knock();
+        }
+        true
+    }
+
+    fn next_wake(&self) -> (u64, (usize, Wake)) {
+        let of_cluster = |cluster: &Cluster| {
+            let place = cluster.place;
+            let gateways = cluster
+                .gateways
+                .iter()
+                .enumerate()
+                .map(move |(slot, gateway)| (gateway.wakes_at, (place, Wake::Gateway(slot))));
+            let hosts = cluster.hosts.iter().enumerate().flat_map(move |(host, state)| {
+                [(state.wakes_at, (place, Wake::Node(host))), (state.asks_at, (place, Wake::Asks(host)))]
+            });
+            let others = [
+                (cluster.ticks_at, (place, Wake::Tick)),
+                (cluster.names.wakes_at, (place, Wake::Dns)),
+                (cluster.names.asks_at, (place, Wake::DnsAsks)),
+            ];
+            gateways.chain(hosts).chain(others).min_by_key(|(at, _)| *at)
+        };
+        let first = self.clusters.iter().filter_map(of_cluster).min_by_key(|(at, _)| *at);
+        first.unwrap_or((u64::MAX, (0, Wake::Tick)))
+    }
+
+    fn wakes(&mut self, (place, who): (usize, Wake)) {
+        match who {
+            Wake::Tick => self.tick(place),
+            Wake::Gateway(slot) => self.poll_gateway(place, slot),
+            Wake::Node(host) => self.settle_host(place, host),
+            Wake::Asks(host) => self.ask_for_host(place, host),
+            Wake::Dns => self.settle_names(place),
+            Wake::DnsAsks => self.ask_for_names(place),
+        }
+    }
+
+    fn happens(&mut self, event: Event) {
+        match event {
+            Event::Datagram { from, to, bytes } => self.land(from, to, &bytes),
+            Event::Shown { cluster, part, upto } => self.show(cluster, part, upto),
+            Event::Feed { cluster, part } => self.feed(cluster, part),
+            Event::Start { cluster, part, disk } => self.start(cluster, part, disk),
+            Event::Written { cluster, incarnation, subject, writes } => {
+                self.write(cluster, incarnation, &subject, writes);
+            }
+        }
+    }
+
+    // The controller.
+
+    pub(crate) fn settle_controller(&mut self, place: usize) {
+        let now = self.clusters[place].now(self.now);
+        let due = self.clusters[place].controller.settle(now);
+        let incarnation = self.clusters[place].controller.incarnation;
+        for (subject, writes) in due {
+            let at = self.now + MS + self.random.below(5 * MS);
+            self.at(at, Event::Written { cluster: place, incarnation, subject, writes });
+        }
+        let Some(process) = &mut self.clusters[place].controller.process else { return };
+        let (said, closed, told) = (
+            std::mem::take(&mut process.outbox),
+            std::mem::take(&mut process.closed),
+            std::mem::take(&mut process.told),
+        );
+        told.iter().for_each(|what| self.tell(format!("  {}: {what}", NAMES[place])));
+        for (key, bytes) in said {
+            if let Some(end) = self.clusters[place].ends.get_mut(&key) {
+                end.send(&bytes, self.now);
+                self.flush(place, &key);
+            }
+        }
+        closed.iter().for_each(|key| self.close(place, key));
+    }
+
+    fn write(&mut self, place: usize, incarnation: u64, subject: &Subject, writes: Vec<Write>) {
+        let cluster = &mut self.clusters[place];
+        let now = cluster.now(self.now);
+        // What a dead process was about to write is not written.
+        if cluster.controller.incarnation != incarnation {
+            return;
+        }
+        let outcomes = writes.into_iter().map(|write| cluster.objects.write(write, now.wall)).collect();
+        if let Some(process) = &mut cluster.controller.process {
+            process.finished(subject, outcomes, now);
+        }
+        self.changed(place);
+        self.settle_controller(place);
+    }
+
+    // Gateways, nodes, names.
+
+    fn tick(&mut self, place: usize) {
+        self.clusters[place].ticks_at += TICK;
+        let now = self.clusters[place].now(self.now);
+        self.clusters[place].controller.tick(now);
+        self.settle_controller(place);
+        let cluster = &mut self.clusters[place];
+        cluster.gateways.iter_mut().for_each(|gateway| gateway.expire(now.instant));
+        for slot in 0..cluster.gateways.len() {
+            self.announce(place, slot);
+        }
+        self.tick_streams(place);
+        for part in self.parts(place) {
+            let host = self.host_of(place, part);
+            if part != Part::Controller && !self.clusters[place].feeds(host) {
+                self.lose_feed(place, part);
+            }
+        }
+    }
+
+    /// A gateway writes its own status, through its feed.
+    fn announce(&mut self, place: usize, slot: usize) {
+        let cluster = &mut self.clusters[place];
+        let gateway = &cluster.gateways[slot];
+        if gateway.core.is_none() || !gateway.follower.is_connected || cluster.objects.is_away {
+            return;
+        }
+        let name = api::names::slot_gateway(gateway.slot);
+        let Some(known) = cluster.objects.get::<api::TunnelGateway>(api::names::SYSTEM_NAMESPACE, &name) else {
+            return;
+        };
+        let host = &cluster.hosts[gateway.host];
+        let status = api::tunnel_gateway::TunnelGatewayStatus {
+            node: host.name.clone(),
+            node_addresses: vec![host.address.to_string()],
+            endpoints: vec![cluster.outside[slot].ip().to_string()],
+            lanes: vec![api::tunnel_gateway::LaneStatus {
+                public_key: crate::pretend::public_key(gateway.secret),
+                port: cluster.outside[slot].port(),
+                device: gateway.device(),
+            }],
+            conditions: Vec::new(),
+        };
+        if known.status.as_ref() != Some(&status) {
+            let said = api::TunnelGateway { status: Some(status), ..known.clone() };
+            let wall = cluster.now(self.now).wall;
+            cluster.objects.put_status(said, wall);
+            self.changed(place);
+        }
+    }
+
+    /// A gateway was told something: it may have made its device.
+    pub(crate) fn settle_gateway(&mut self, place: usize, slot: usize) {
+        let now = self.clusters[place].now(self.now);
+        let cluster = &mut self.clusters[place];
+        let gateway = &cluster.gateways[slot];
+        let (host, device) = (gateway.host, gateway.device());
+        let is_there = cluster.hosts[host].kernel.devices.iter().any(|known| known.as_str() == device);
+        if gateway.core.is_some() && !is_there {
+            cluster.hosts[host].device(&device, true, now.instant);
+            self.settle_host(place, host);
+        }
+        self.poll_gateway(place, slot);
+    }
+
+    fn poll_gateway(&mut self, place: usize, slot: usize) {
+        let now = self.clusters[place].now(self.now);
+        let gateway = &mut self.clusters[place].gateways[slot];
+        let Some(core) = &mut gateway.core else {
+            gateway.wakes_at = u64::MAX;
+            return;
+        };
+        let outcome = core.poll(now.instant);
+        self.carry_out(place, slot, outcome);
+    }
+
+    /// Does what a gateway wants done.
+    pub(crate) fn carry_out(&mut self, place: usize, slot: usize, outcome: Outcome) {
+        for event in outcome.events {
+            self.tell(format!("  {} gateway {slot}: {event}", NAMES[place]));
+        }
+        let host = self.clusters[place].gateways[slot].host;
+        for (to, bytes) in outcome.datagrams {
+            self.launch(place, slot, to, bytes);
+        }
+        for packet in outcome.delivered {
+            let device = self.clusters[place].gateways[slot].device();
+            self.carry(place, host, packet, kernel_core::DeviceName::new(&device).ok());
+        }
+        let cluster = &mut self.clusters[place];
+        let next = cluster.gateways[slot].core.as_ref().map(|core| core.paths.next_deadline());
+        cluster.gateways[slot].wakes_at = next.map_or(u64::MAX, |at| cluster.to_world(at).max(self.now + 1));
+    }
+
+    fn launch(&mut self, place: usize, slot: usize, to: SocketAddr, bytes: Vec<u8>) {
+        let cluster = &self.clusters[place];
+        let from = cluster.outside[slot];
+        if cluster.hosts[cluster.gateways[slot].host].is_unplugged {
+            return;
+        }
+        let Some((other, _)) = self.socket(to) else { return };
+        for flight in self.network.flights(place, other, &mut self.random) {
+            let at = self.now + flight;
+            self.at(at, Event::Datagram { from, to, bytes: bytes.clone() });
+        }
+    }
+
+    fn socket(&self, address: SocketAddr) -> Option<(usize, usize)> {
+        self.clusters
+            .iter()
+            .find_map(|cluster| Some((cluster.place, cluster.outside.iter().position(|outside| *outside == address)?)))
+    }
+
+    fn land(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
+        let Some((place, slot)) = self.socket(to) else { return };
+        let now = self.clusters[place].now(self.now);
+        let cluster = &mut self.clusters[place];
+        if cluster.hosts[cluster.gateways[slot].host].is_unplugged {
+            return;
+        }
+        let Some(core) = &mut cluster.gateways[slot].core else { return };
+        let outcome = core.receive(from, bytes, now.instant);
+        self.carry_out(place, slot, outcome);
+    }
+
+    pub(crate) fn settle_host(&mut self, place: usize, host: usize) {
+        let now = self.clusters[place].now(self.now);
+        let refused = self.clusters[place].hosts[host].settle(now.world, now.instant);
+        refused.iter().for_each(|what| self.tell(format!("  {what}")));
+        let cluster = &mut self.clusters[place];
+        let next = cluster.hosts[host].next_look().map_or(u64::MAX, |at| cluster.to_world(at));
+        let next = next.min(cluster.hosts[host].look_at());
+        cluster.hosts[host].wakes_at = next.max(self.now + 1);
+    }
+
+    pub(crate) fn settle_names(&mut self, place: usize) {
+        let now = self.clusters[place].now(self.now);
+        let cluster = &mut self.clusters[place];
+        let next = cluster.names.process.as_mut().and_then(|process| {
+            process.publish(now.instant);
+            process.view.next_deadline(now.instant)
+        });
+        cluster.names.wakes_at = next.map_or(u64::MAX, |at| cluster.to_world(at).max(self.now + 1));
+    }
+
+    /// Whether a part runs; what happens to it is in the schedule.
+    pub(crate) fn apply(&mut self, happening: &Happening) {
+        self.tell(happening.to_string());
+        self.truth.take(happening, self.now);
+        self.do_happening(happening);
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Wake {
+    Tick,
+    Gateway(usize),
+    Node(usize),
+    Asks(usize),
+    Dns,
+    DnsAsks,
+}
