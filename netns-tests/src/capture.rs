@@ -1,6 +1,7 @@
 //! Seeing what passes a point of the world: an AF_PACKET socket read by a thread (packet(7)).
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -67,6 +68,18 @@ impl Packet {
     /// Whether its outermost source or destination lies in these ranges.
     pub fn touches(&self, ranges: Ranges) -> bool {
         self.addresses().is_some_and(|(from, to)| ranges.contains(from) || ranges.contains(to))
+    }
+}
+
+impl fmt::Display for Packet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let way = if self.outgoing { "out by" } else { "in by" };
+        write!(f, "{way} {}, {} bytes", self.interface, self.length)?;
+        if let (Some((source, destination)), Some(protocol)) = (self.addresses(), self.protocol()) {
+            write!(f, ", {source} to {destination}, protocol {protocol}")?;
+        }
+        f.write_str(":")?;
+        self.bytes.iter().try_for_each(|byte| write!(f, " {byte:02x}"))
     }
 }
 

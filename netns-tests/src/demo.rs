@@ -10,13 +10,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use hickory_proto::rr::RecordType;
 
+use crate::cluster::ClusterPlan;
 use crate::deployment::Part;
 use crate::evidence;
 use crate::recording;
 use crate::scenario::closed::{Closed, Private};
 use crate::scenario::cluster_lost::ClusterLost;
+use crate::scenario::failover::{self, Event, Failover};
 use crate::scenario::propagation::{Propagation, Ticking};
 use crate::scenario::three_clusters::{PATIENCE, ThreeClusters};
+use crate::scenario::two_gateways::TwoGateways;
 use crate::scenario::{clear_text, cluster_lost, promise, propagation, shares};
 use crate::traffic::{dns, http};
 use crate::world::World;
@@ -76,7 +79,7 @@ impl Steps {
 
 fn show(world: &World, hold: bool, record: Option<&Path>) -> Result<()> {
     let mut steps = Steps::new();
-    let clusters = ThreeClusters::start(world)?;
+    let clusters = ThreeClusters::start_with(world, ClusterPlan { gateways: 2, ..ClusterPlan::default() })?;
     let hosts = world.hosts().len();
     steps.done(
         "clusters",
@@ -134,13 +137,26 @@ fn show(world: &World, hold: bool, record: Option<&Path>) -> Result<()> {
     );
     steps.promised("a cluster dies", seen, again);
 
+    let spread = TwoGateways::among(&clusters)?;
+    let (killed, again) = promise::keep(|| failover::measure(&spread, Event::KilledHere), Failover::promises)?;
+    killed.check()?;
+    let seen = format!(
+        "one of amber's two killed: {} downloads go on, silent for {} at most; used again {} after its start",
+        killed.gone.flows,
+        milliseconds(killed.gone.longest_silence),
+        milliseconds(killed.used_after)
+    );
+    steps.promised("a gateway dies", seen, again);
+
     let leaked = clear_text::measure(&clusters, v4)?;
-    ensure!(leaked == 0, "{leaked} packets left in clear while the gateway was dead");
-    clusters.amber.start_part(Part::Gateway, clusters.amber.cluster().gateway()?)?;
+    ensure!(leaked == 0, "{leaked} packets left in clear while the gateways were dead");
+    for gateway in clusters.amber.cluster().gateways() {
+        clusters.amber.start_part(Part::Gateway, gateway)?;
+    }
     let returned = Instant::now();
     http::get_within(&clusters.client, v4, PATIENCE)?;
-    let seen = "amber's gateway killed: 0 packets in clear at the router; answered again";
-    steps.done("a gateway dies", format!("{seen} {} after its start", milliseconds(returned.elapsed())));
+    let seen = "both killed: 0 packets in clear at the router; answered again";
+    steps.done("no gateway", format!("{seen} {} after their start", milliseconds(returned.elapsed())));
 
     steps.print(String::new());
     let all = steps.begun.elapsed().as_secs_f64();

@@ -24,6 +24,7 @@ pub mod demo;
 pub mod deployment;
 pub mod doctor;
 pub mod evidence;
+pub mod failover_table;
 pub mod firewall;
 pub mod host;
 pub mod impair;

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::deployment::{Deployment, Part};
 use crate::node::Node;
+use crate::scenario::promise::Promise;
 use crate::scenario::three_clusters::PATIENCE;
 use crate::scenario::two_gateways::{Flows, Seen, TwoGateways};
 
@@ -124,28 +125,54 @@ pub struct Failover {
     pub used_after: Duration,
 }
 
+impl Failover {
+    /// What is promised of it.
+    pub fn promises(&self) -> Vec<Promise> {
+        let silent = |what, seen: &Seen| Promise { what, limit: SILENT_FOR, measured: seen.longest_silence };
+        vec![
+            silent("a download is silent when a gateway goes", &self.gone),
+            silent("a download is silent when it comes back", &self.back),
+        ]
+    }
+
+    /// Errors when a connection ended.
+    pub fn check(&self) -> Result<()> {
+        for seen in [&self.gone, &self.back] {
+            ensure!(seen.ended.is_empty(), "connections broke: {:?}", seen.ended);
+        }
+        Ok(())
+    }
+}
+
 /// Opens flows over all gateways, lets it happen, and then undoes it.
 pub fn measure(clusters: &TwoGateways, event: Event) -> Result<Failover> {
-    let mut flows = clusters.flows()?;
-    let gone = watch(&mut flows, || event.strike(clusters))?;
-    let mut used_after = Duration::ZERO;
-    let back = watch(&mut flows, || {
-        let begun = Instant::now();
-        event.mend(clusters)?;
-        clusters.wait_until_all_are_used()?;
-        used_after = begun.elapsed();
-        clusters.wait_until_all_carry()
-    })?;
-    let ended = flows.stop().ended;
-    ensure!(ended.is_empty(), "{}: connections broke: {ended:?}", event.name());
+    measure_on(&mut clusters.flows()?, clusters, event)
+}
+
+/// The same on flows that are open. TCP chooses its way anew whenever it sends again, so they may have to be spread first.
+pub fn measure_on(flows: &mut Flows<'_>, clusters: &TwoGateways, event: Event) -> Result<Failover> {
+    flows.spread()?;
+    begin(flows)?;
+    event.strike(clusters)?;
+    let gone = end(flows)?;
+
+    begin(flows)?;
+    let mended = Instant::now();
+    event.mend(clusters)?;
+    clusters.wait_until_all_are_used()?;
+    let used_after = mended.elapsed();
+    flows.spread()?;
+    let back = end(flows)?;
     Ok(Failover { gone, back, used_after })
 }
 
-/// What the flows see from just before `happens` to a while after it, until all of them go on.
-fn watch(flows: &mut Flows<'_>, happens: impl FnOnce() -> Result<()>) -> Result<Seen> {
+fn begin(flows: &mut Flows<'_>) -> Result<()> {
     flows.start_measuring()?;
-    flows.wait_until_all_go_on()?;
-    happens()?;
+    flows.wait_until_all_go_on()
+}
+
+/// What the flows saw since the beginning until a while after now, when all of them go on.
+fn end(flows: &mut Flows<'_>) -> Result<Seen> {
     std::thread::sleep(WATCHED);
     flows.wait_until_all_go_on()?;
     flows.measured()

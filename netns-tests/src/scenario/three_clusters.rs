@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::cluster::ClusterPlan;
 use crate::deployment::Deployment;
 use crate::manifest::{self, Service};
 use crate::pod::Pod;
@@ -27,7 +28,13 @@ pub struct ThreeClusters {
 impl ThreeClusters {
     /// Makes the clusters with their pods and starts every part of Tombolo.
     pub fn start(world: &World) -> Result<Self> {
-        let [amber, birch, cedar] = ["amber", "birch", "cedar"].map(|name| world.cluster(name));
+        Self::start_with(world, ClusterPlan::default())
+    }
+
+    /// The same with an amber of another plan.
+    pub fn start_with(world: &World, amber: ClusterPlan) -> Result<Self> {
+        let amber = world.cluster_with("amber", amber);
+        let [birch, cedar] = ["birch", "cedar"].map(|name| world.cluster(name));
         let (amber, birch, cedar) = (amber?, birch?, cedar?);
         let client = amber.worker()?.pod("client")?;
         let servers =

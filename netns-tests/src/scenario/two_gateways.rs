@@ -1,5 +1,6 @@
 //! Clusters with two gateways each, joined, and flows that are spread over all of them.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use crate::deployment::{Deployment, Part};
 use crate::manifest::{self, Service};
 use crate::node::Node;
 use crate::pod::Pod;
-use crate::scenario::three_clusters::PATIENCE;
+use crate::scenario::three_clusters::{PATIENCE, ThreeClusters};
 use crate::traffic::pulse::{Beats, Pulse};
 use crate::traffic::stream::{Download, Flow};
 use crate::world::World;
@@ -20,10 +21,10 @@ const STREAM: u16 = 9_000;
 const ECHO: u16 = 9_007;
 /// Flows that are opened before it is asked whether every gateway carries some, and how many more after a no.
 const FLOWS: usize = 4;
-/// Sixteen flows that all miss one of two gateways come once in 65,536 times.
+/// Sixteen downloads and as many pulses leave one of four lanes out once in ten thousand times.
 const MOST_FLOWS: usize = 16;
-/// A gateway carries flows when it sends more than this over at least [`WINDOW`], in bytes a second: the acknowledgements
-/// of one download, beside the probes and their answers of each lane with two gateways.
+/// Flows are carried where more than these is sent over at least [`WINDOW`], in bytes a second: one pulse or the
+/// acknowledgements of one download, beside each lane's probes of two gateways and its answers to theirs.
 const ONE_FLOW: f64 = 2_000.0;
 const PROBES_OF_A_LANE: f64 = 4_000.0;
 const WINDOW: Duration = Duration::from_millis(300);
@@ -37,7 +38,6 @@ pub struct TwoGateways {
     pub client: Pod,
     /// On birch's worker: streams and echoes.
     pub server: Pod,
-    lanes: u8,
 }
 
 impl TwoGateways {
@@ -51,7 +51,7 @@ impl TwoGateways {
         let prepare = |cluster| {
             Deployment::prepare_with(cluster, &manifest::LocalCluster { lanes, ..manifest::LocalCluster::of(cluster) })
         };
-        let clusters = Self { amber: prepare(&amber)?, birch: prepare(&birch)?, client, server, lanes };
+        let clusters = Self { amber: prepare(&amber)?, birch: prepare(&birch)?, client, server };
         let both = [&clusters.amber, &clusters.birch];
         std::thread::scope(|scope| {
             let starts = both.map(|deployment| scope.spawn(move || deployment.start_everything()));
@@ -62,12 +62,28 @@ impl TwoGateways {
         })?;
         Deployment::introduce(&both)?;
         clusters.amber.apply("shop.yaml", &manifest::namespace("shop"))?;
+        clusters.export_feed()?;
+        clusters.wait_until_all_are_used()?;
+        Ok(clusters)
+    }
+
+    /// The first two of three clusters, where the first has two gateways: a server in birch is made to stream and echo.
+    pub fn among(three: &ThreeClusters) -> Result<Self> {
+        let server = three.servers.first().context("no server in birch")?.clone();
+        server.serve_stream(STREAM)?;
+        server.serve_udp_echo(ECHO)?;
+        let (amber, birch) = (three.amber.clone(), three.birch.clone());
+        let clusters = Self { amber, birch, client: three.client.clone(), server };
+        clusters.export_feed()?;
+        clusters.wait_until_all_are_used()?;
+        Ok(clusters)
+    }
+
+    fn export_feed(&self) -> Result<()> {
         let feed = Service { ports: Vec::new(), ..Service::http("shop", "feed") }
             .with_port("stream", "TCP", STREAM, STREAM)
             .with_port("echo", "UDP", ECHO, ECHO);
-        clusters.birch.apply("feed.yaml", &feed.manifest(&[&clusters.server]))?;
-        clusters.wait_until_all_are_used()?;
-        Ok(clusters)
+        self.birch.apply("feed.yaml", &feed.manifest(&[&self.server]))
     }
 
     pub fn both(&self) -> [&Deployment; 2] {
@@ -97,39 +113,35 @@ impl TwoGateways {
         self.server.addresses().with_port(port)
     }
 
-    /// Opens flows until every gateway of both clusters that runs carries some of them.
+    /// Opens flows until every gateway that runs, and every lane somewhere, carries some of them.
     pub fn flows(&self) -> Result<Flows<'_>> {
         let mut flows = Flows { clusters: self, downloads: Vec::new(), pulses: Vec::new() };
-        while flows.downloads.len() < MOST_FLOWS {
-            flows.open_more()?;
-            if self.wait_until_carried(CARRIED_WITHIN).is_ok() {
-                return Ok(flows);
-            }
-        }
-        self.wait_until_all_carry()?;
+        flows.open_more()?;
+        flows.spread()?;
         Ok(flows)
     }
 
-    /// Waits until every gateway that runs carries some of the flows that are open.
-    pub fn wait_until_all_carry(&self) -> Result<()> {
-        self.wait_until_carried(PATIENCE)
-    }
-
+    /// Every gateway, and every lane somewhere. Not every lane of every gateway: all hosts share one kernel, which hashes a
+    /// flow once, so that what the first host gives to one gateway the second gives to one lane.
     fn wait_until_carried(&self, limit: Duration) -> Result<()> {
-        let by = self.running_gateways();
-        let sent =
-            |(one, node): &(&Deployment, &Node)| one.metric(node, Part::Gateway, "tombolo_gateway_tx_bytes_total", &[]);
-        let before = by.iter().map(sent).collect::<Result<Vec<_>>>()?;
-        let carried = ONE_FLOW + PROBES_OF_A_LANE * f64::from(self.lanes);
+        let running = self.running_gateways();
+        let before = running.iter().map(|(one, node)| sent_by_lane(one, node)).collect::<Result<Vec<_>>>()?;
         let begun = Instant::now();
-        self.amber.eventually(limit, "every gateway carries flows", || {
-            for (gateway, before) in by.iter().zip(&before) {
-                let rate = (sent(gateway)? - before) / begun.elapsed().as_secs_f64();
-                ensure!(
-                    begun.elapsed() > WINDOW && rate > carried,
-                    "{} sends {rate:.0} bytes a second",
-                    gateway.1.name()
-                );
+        self.amber.eventually(limit, "every gateway and every lane carries flows", || {
+            let mut links: BTreeMap<String, (f64, f64)> = BTreeMap::new();
+            for ((one, node), before) in running.iter().zip(&before) {
+                for (lane, sent) in sent_by_lane(one, node)? {
+                    let more = sent - before.get(&lane).copied().unwrap_or(0.0);
+                    for place in [node.name().to_owned(), format!("lane {lane} in {}", one.cluster().name())] {
+                        let (bytes, probes) = links.entry(place).or_default();
+                        (*bytes, *probes) = (*bytes + more, *probes + PROBES_OF_A_LANE);
+                    }
+                }
+            }
+            let seconds = begun.elapsed().as_secs_f64();
+            for (place, (bytes, probes)) in links {
+                let rate = bytes / seconds;
+                ensure!(begun.elapsed() > WINDOW && rate > ONE_FLOW + probes, "{place}: {rate:.0} bytes a second");
             }
             Ok(())
         })
@@ -149,6 +161,19 @@ pub fn path_to(deployment: &Deployment, gateway: &Node, peer: &str) -> Result<se
     let status = deployment.ask(gateway, Part::Gateway, "status")?;
     let paths = status["peers"].as_array().context("a status without peers")?;
     paths.iter().find(|path| path["peer"] == peer).cloned().with_context(|| format!("{peer} is no peer yet"))
+}
+
+/// Bytes that each lane of a gateway has sent.
+fn sent_by_lane(deployment: &Deployment, gateway: &Node) -> Result<BTreeMap<u64, f64>> {
+    let status = deployment.ask(gateway, Part::Gateway, "status")?;
+    let paths = status["peers"].as_array().context("a status without peers")?;
+    let sessions = paths.iter().filter_map(|path| path["sessions"].as_array()).flatten();
+    let mut sent = BTreeMap::new();
+    for session in sessions {
+        let (lane, bytes) = (session["lane"].as_u64(), session["sentBytes"].as_f64());
+        *sent.entry(lane.context("a session without a lane")?).or_default() += bytes.unwrap_or_default();
+    }
+    Ok(sent)
 }
 
 /// Downloads and pulses from amber to birch.
@@ -172,6 +197,17 @@ pub struct Seen {
 }
 
 impl Flows<'_> {
+    /// Opens more flows until every gateway that runs, and every lane somewhere, carries some of them.
+    pub fn spread(&mut self) -> Result<()> {
+        while self.clusters.wait_until_carried(CARRIED_WITHIN).is_err() {
+            if self.downloads.len() >= MOST_FLOWS {
+                return self.clusters.wait_until_carried(PATIENCE);
+            }
+            self.open_more()?;
+        }
+        Ok(())
+    }
+
     fn open_more(&mut self) -> Result<()> {
         for _ in 0..FLOWS / 2 {
             for target in self.clusters.targets(STREAM) {

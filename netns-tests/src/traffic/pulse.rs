@@ -13,7 +13,7 @@ use crate::host::Host;
 /// Often enough that nothing is lost unseen, seldom enough for twenty of them on one core.
 const SEND_EVERY: Duration = Duration::from_millis(10);
 /// How long a datagram or its answer may be under way when the sending ends.
-const LATEST: Duration = Duration::from_secs(2);
+const LATEST: Duration = Duration::from_secs(1);
 
 /// A running exchange with a UDP echo server. Dropping it ends it.
 #[derive(Debug)]

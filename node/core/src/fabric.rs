@@ -12,6 +12,7 @@ use api::cluster_peer::PeerState;
 use api::local_cluster::{LocalClusterSpec, PodReachability, ServiceMode};
 use api::names::{OUTER_MARK, VXLAN_ID, ports};
 use ipnet::IpNet;
+use kernel_core::route::BLACKHOLE_METRIC;
 use kernel_core::setting::LOOSE;
 use kernel_core::{
     Address, DeviceName, Family, ForwardingKey, Group, GroupId, HostClients, NeighbourKey, Nexthop, NexthopId, Route,
@@ -97,10 +98,10 @@ pub fn fabric(facts: &Facts<'_>) -> State {
     for family in [Family::Ipv4, Family::Ipv6] {
         state.rules.insert(Rule::unless_marked(family, OUTER_MARK, OUTER_MARK));
         state.rules.extend(facts.tunnels().map(|device| Rule::arriving(family, device.clone())));
-        // What other nodes send here by VXLAN goes into a tunnel and never to another gateway: two gateways that sent to
-        // each other would do so for ever.
-        let passes_on = vxlan.iter().filter(|_| facts.tunnels().next().is_some());
-        state.rules.extend(passes_on.map(|device| Rule::arriving(family, device.clone())));
+        // What other nodes send here by VXLAN goes into a tunnel or nowhere, and never to another gateway: two gateways that
+        // sent to each other would do so until the packet's hops run out.
+        let carries = vxlan.iter().filter(|_| facts.is_gateway_host());
+        state.rules.extend(carries.map(|device| Rule::arriving(family, device.clone())));
     }
     add_sets(facts, local, vxlan.as_ref(), &mut state);
     let me = facts.me();
@@ -231,9 +232,14 @@ fn add_outward_routes(facts: &Facts<'_>, vxlan: Option<&DeviceName>, state: &mut
                     let source = source.filter(|_| !to_gateways);
                     state.routes.insert(RouteKey::carrying(net), Route { mtu, source, ..Route::to(target.clone()) });
                 }
-                if let Some(tunnels) = tunnels.as_ref().filter(|_| !to_gateways && vxlan.is_some()) {
+                if to_gateways || blocked || vxlan.is_none() || !facts.is_gateway_host() {
+                    continue;
+                }
+                let passing = RouteKey::inward(net);
+                state.routes.insert(RouteKey { metric: BLACKHOLE_METRIC, ..passing }, Route::BLACKHOLE);
+                if let Some(tunnels) = &tunnels {
                     let route = Route { mtu: measured, ..Route::to(tunnels.clone()) };
-                    state.routes.insert(RouteKey::inward(net), route);
+                    state.routes.insert(passing, route);
                 }
             }
         }

@@ -6,7 +6,7 @@ use api::cluster_peer::PeerState;
 use api::health::{HealthReport, Reachability};
 use api::local_cluster::PodReachability;
 use api::member_record::MemberState;
-use kernel_core::route::METRIC;
+use kernel_core::route::{BLACKHOLE_METRIC, METRIC};
 use kernel_core::setting::LOOSE;
 use kernel_core::{DeviceName, Exported, Protocol, RouteKey, RouteTable, Rule, Selector, Setting, State, Target};
 use node_core::fabric::VXLAN_DEVICE;
@@ -198,6 +198,13 @@ fn what_other_nodes_send_to_a_gateway_host_never_goes_on_to_another_gateway() {
     for family in [kernel_core::Family::Ipv4, kernel_core::Family::Ipv6] {
         assert!(state.rules.contains(&Rule::arriving(family, device(VXLAN_DEVICE))));
     }
+    after(&mut core, at(40), vec![devices(&["lo", "eth0"])]);
+    let state = core.wanted();
+    assert!(passed_on(&state, "10.2.0.0/16").is_empty(), "its gateway is gone");
+    let behind = RouteKey { metric: BLACKHOLE_METRIC, ..RouteKey::inward(net("10.2.0.0/16")) };
+    assert_eq!(state.routes[&behind].target, Target::Blackhole);
+    assert!(state.rules.contains(&Rule::arriving(kernel_core::Family::Ipv4, device(VXLAN_DEVICE))));
+
     let worker = host("worker").wanted();
     assert!(!worker.rules.iter().any(|rule| matches!(rule.selector, Selector::From(_))), "it passes nothing on");
 }
