@@ -15,7 +15,7 @@ pub fn state_log_lines(bytes: &[u8]) -> Vec<String> {
     folder::refused_lines(bytes)
 }
 
-/// Reads bytes as lines of an agent's copy of the [feed](crate::feed); what is wrong with each that is refused.
+/// Reads bytes as lines of an agent's copy of the [feed]; what is wrong with each that is refused.
 pub fn feed_cache_lines(bytes: &[u8]) -> Vec<String> {
     feed::cache::refused_lines(bytes)
 }
