@@ -6,12 +6,12 @@ help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 16
 
 demo: ## three clusters on this machine, joined; HOLD=1 keeps them up
-	$(CARGO) build --locked --profile demo -p netns-tests --bins
-	$(CARGO) run --locked --profile demo --quiet -p netns-tests --bin demo -- $(if $(HOLD),--hold)
+	$(CARGO) build --locked -p netns-tests --bins
+	$(CARGO) run --locked --quiet -p netns-tests --bin demo -- $(if $(HOLD),--hold)
 
 bench-failover: ## a gateway lost in every way, 20 times each, as a table (20 minutes); RUNS=3 is quicker
-	$(CARGO) build --locked --profile demo -p netns-tests --bins
-	$(CARGO) run --locked --profile demo --quiet -p netns-tests --bin bench-failover -- $(if $(RUNS),--runs $(RUNS))
+	$(CARGO) build --locked -p netns-tests --bins
+	$(CARGO) run --locked --quiet -p netns-tests --bin bench-failover -- $(if $(RUNS),--runs $(RUNS))
 
 test: ## every test; says what this machine lacks first
 	$(CARGO) run --locked --quiet -p netns-tests --bin doctor -- --for-tests
@@ -25,7 +25,7 @@ lint: ## formatting, clippy, documents, licences
 
 # One seed again: SECONDS=1 FIRST=1234; STORY=1 tells everything that went before.
 soak: ## made-up stories of whole clusters, simulated, until one goes wrong; SECONDS=600
-	$(CARGO) run --locked --quiet --profile demo -p simulation --bin soak
+	$(CARGO) run --locked --quiet -p simulation --bin soak
 
 # Needs a C++ compiler besides Rust, for libFuzzer; no nightly Rust and no cargo-fuzz. TARGETS="packet dns_message" picks some.
 fuzz: ## any bytes to every decoder; SECONDS_EACH=30 a target
