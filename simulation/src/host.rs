@@ -183,6 +183,6 @@ impl Host {
     }
 
     pub(crate) fn look_at(&self) -> u64 {
-        self.agent.as_ref().map_or(u64::MAX, |agent| agent.look_at)
+        self.agent.as_ref().filter(|agent| agent.is_told).map_or(u64::MAX, |agent| agent.look_at)
     }
 }

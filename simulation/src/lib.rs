@@ -63,6 +63,6 @@ pub use attempt::Tally;
 pub use follower::Disk;
 pub use happening::{Happening, Part};
 pub use network::Weather;
-pub use schedule::Schedule;
+pub use schedule::{Sabotage, Schedule};
 pub use site::Name;
 pub use story::{Failure, live};

@@ -202,7 +202,9 @@ impl World {
                 let used = self.truth.exporters(place, service).into_keys();
                 let used = used.filter(|of| *of == place || !self.truth.is_drained(place, *of));
                 let ready = used.flat_map(|of| self.truth.endpoints(of, service));
-                Answer::Addresses(ready.filter(|(_, ready)| *ready).map(|(address, _)| address).collect())
+                let ready: BTreeSet<IpAddr> = ready.filter(|(_, ready)| *ready).map(|(address, _)| address).collect();
+                // KEP-1645's DNS specification: a headless service without ready endpoints has no name.
+                if ready.is_empty() { Answer::Denied } else { Answer::Addresses(ready) }
             }
             Some(import) => Answer::Addresses(import.spec.ips.iter().filter_map(|text| text.parse().ok()).collect()),
         };

@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use api::health::HealthReport;
+use api::health::{HealthReport, PathReason, Reachability};
 use node_core::Input;
 
+use crate::schedule::Sabotage;
 use crate::world::{MS, World};
 
 /// When a gateway is asked (prober/src/questions.rs): usually, while an answer is late, and when one is.
@@ -100,6 +101,12 @@ impl World {
         let to = addresses.iter().find_map(|address| cluster.host_at(*address))?;
         let asked = cluster.gateways.iter().find(|gateway| gateway.slot == slot && gateway.host == to)?;
         let core = asked.core.as_ref().filter(|_| cluster.joins(from, to))?;
-        Some(core.paths.health_report(cluster.now(self.now).instant))
+        let mut report = core.paths.health_report(cluster.now(self.now).instant);
+        if self.sabotage == Some(Sabotage::RosyHealth) {
+            report.peers.iter_mut().for_each(|peer| {
+                (peer.reachability, peer.reason) = (Reachability::Up, PathReason::Answering);
+            });
+        }
+        Some(report)
     }
 }

@@ -20,6 +20,19 @@ pub struct Schedule {
     pub seed: u64,
     pub gateways: Vec<u16>,
     pub happenings: Vec<(u64, Happening)>,
+    /// What is broken on purpose, to show that the oracle sees it.
+    pub sabotage: Option<Sabotage>,
+}
+
+/// A part that does not do its work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    /// Gateways and kernels let every connection in.
+    OpenFilters,
+    /// Node agents are told that every peer is up, whatever the gateways measure.
+    RosyHealth,
+    /// Hosts lose the blackholes behind their routes.
+    NoBlackholes,
 }
 
 impl Schedule {
@@ -28,7 +41,7 @@ impl Schedule {
         let mut random = Random::new(seed ^ 0x005e_ed0f_5c4e_d01e);
         let count = 2 + usize::from(random.permille(500));
         let gateways: Vec<u16> = (0..count).map(|_| 1 + u16::from(random.permille(300))).collect();
-        let mut schedule = Self { seed, gateways, happenings: Vec::new() };
+        let mut schedule = Self { seed, gateways, happenings: Vec::new(), sabotage: None };
         schedule.begin(&mut random);
         for round in 0..ROUNDS {
             let start = 100 + round * (TROUBLE + SETTLE + 1_000);

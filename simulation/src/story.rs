@@ -48,6 +48,7 @@ pub fn live(schedule: &Schedule) -> Result<Tally, Failure> {
 
 impl World {
     fn live(&mut self, schedule: &Schedule) -> Result<(), Vec<String>> {
+        self.sabotage = schedule.sabotage;
         self.put_services();
         self.run_until(self.now + 2 * SECOND);
         self.introduce();

@@ -14,6 +14,7 @@ use crate::gateway::Outcome;
 use crate::happening::{Happening, Part};
 use crate::network::Network;
 use crate::random::Random;
+use crate::schedule::Sabotage;
 use crate::site::{self, NAMES};
 use crate::truth::Truth;
 
@@ -76,6 +77,7 @@ pub(crate) struct World {
     pub(crate) imports: BTreeMap<(usize, String), (u64, Vec<String>)>,
     /// When the schedule began, from the start.
     pub(crate) began: u64,
+    pub(crate) sabotage: Option<Sabotage>,
 }
 
 impl World {
@@ -103,6 +105,7 @@ impl World {
             killed: BTreeSet::new(),
             imports: BTreeMap::new(),
             began: 0,
+            sabotage: None,
         };
         for place in 0..world.clusters.len() {
             world.install(place);
@@ -209,26 +212,27 @@ impl World {
         true
     }
 
+    /// Who wakes next. Asked before every event, so it is a plain loop.
     fn next_wake(&self) -> (u64, (usize, Wake)) {
-        let of_cluster = |cluster: &Cluster| {
-            let place = cluster.place;
-            let gateways = cluster
-                .gateways
-                .iter()
-                .enumerate()
-                .map(move |(slot, gateway)| (gateway.wakes_at, (place, Wake::Gateway(slot))));
-            let hosts = cluster.hosts.iter().enumerate().flat_map(move |(host, state)| {
-                [(state.wakes_at, (place, Wake::Node(host))), (state.asks_at, (place, Wake::Asks(host)))]
-            });
-            let others = [
-                (cluster.ticks_at, (place, Wake::Tick)),
-                (cluster.names.wakes_at, (place, Wake::Dns)),
-                (cluster.names.asks_at, (place, Wake::DnsAsks)),
-            ];
-            gateways.chain(hosts).chain(others).min_by_key(|(at, _)| *at)
-        };
-        let first = self.clusters.iter().filter_map(of_cluster).min_by_key(|(at, _)| *at);
-        first.unwrap_or((u64::MAX, (0, Wake::Tick)))
+        let mut first = (u64::MAX, (0, Wake::Tick));
+        for (place, cluster) in self.clusters.iter().enumerate() {
+            let mut sooner = |at: u64, who: Wake| {
+                if at < first.0 {
+                    first = (at, (place, who));
+                }
+            };
+            sooner(cluster.ticks_at, Wake::Tick);
+            sooner(cluster.names.wakes_at, Wake::Dns);
+            sooner(cluster.names.asks_at, Wake::DnsAsks);
+            for (slot, gateway) in cluster.gateways.iter().enumerate() {
+                sooner(gateway.wakes_at, Wake::Gateway(slot));
+            }
+            for (host, state) in cluster.hosts.iter().enumerate() {
+                sooner(state.wakes_at, Wake::Node(host));
+                sooner(state.asks_at, Wake::Asks(host));
+            }
+        }
+        first
     }
 
     fn wakes(&mut self, (place, who): (usize, Wake)) {
@@ -304,6 +308,9 @@ impl World {
         self.settle_controller(place);
         let cluster = &mut self.clusters[place];
         cluster.gateways.iter_mut().for_each(|gateway| gateway.expire(now.instant));
+        if self.sabotage == Some(Sabotage::OpenFilters) {
+            cluster.gateways.iter_mut().for_each(crate::gateway::Gateway::open_up);
+        }
         for slot in 0..cluster.gateways.len() {
             self.announce(place, slot);
         }
@@ -425,6 +432,10 @@ impl World {
         let now = self.clusters[place].now(self.now);
         let refused = self.clusters[place].hosts[host].settle(now.world, now.instant);
         refused.iter().for_each(|what| self.tell(format!("  {what}")));
+        if self.sabotage == Some(Sabotage::NoBlackholes) {
+            let routes = &mut self.clusters[place].hosts[host].kernel.state.routes;
+            routes.retain(|_, route| route.target != kernel_core::Target::Blackhole);
+        }
         let cluster = &mut self.clusters[place];
         let next = cluster.hosts[host].next_look().map_or(u64::MAX, |at| cluster.to_world(at));
         let next = next.min(cluster.hosts[host].look_at());
