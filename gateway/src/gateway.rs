@@ -191,12 +191,14 @@ impl Gateway {
             return Ok(());
         }
         let engine = Engine::start(plan, roster, self.journal.clone()).await?;
-        engine.export(self.objects.all_exports());
-        let relay = Relay::start(&self.config, engine.plan(), engine.lanes(), engine.control(), roster)?;
-        if self.health_thread.is_none() {
-            let port = self.config.health_port.unwrap_or(names::ports::HEALTH);
-            self.health_thread = Some(self.health.start(port, Arc::clone(&self.shared))?);
-        }
+        let relay = match self.surround(&engine, roster) {
+            Ok(relay) => relay,
+            Err(error) => {
+                // Else its threads would keep the ports, and no later try could have them.
+                engine.stop().await?;
+                return Err(error);
+            }
+        };
         tracing::info!(
             slot = engine.plan().slot,
             port = engine.plan().port,
@@ -214,6 +216,16 @@ impl Gateway {
         })));
         self.running = Some((engine, relay));
         Ok(())
+    }
+
+    /// What an engine needs around it before it is of use: the exports, the control relay, and who answers for its health.
+    fn surround(&mut self, engine: &Engine, roster: &Roster) -> Result<Relay> {
+        engine.export(self.objects.all_exports());
+        if self.health_thread.is_none() {
+            let port = self.config.health_port.unwrap_or(names::ports::HEALTH);
+            self.health_thread = Some(self.health.start(port, Arc::clone(&self.shared))?);
+        }
+        Relay::start(&self.config, engine.plan(), engine.lanes(), engine.control(), roster)
     }
 
     /// The slot to run, taking one if need be. Without a controller the slot of the last run is used at once: its keys

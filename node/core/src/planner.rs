@@ -354,8 +354,13 @@ impl NodeCore {
         self.exchange(&before.unwrap_or_default(), &around, delta);
     }
 
-    /// A route to an endpoint on another node that is outside that node's prefixes.
+    /// A route to an endpoint on another node that is outside that node's prefixes. One outside the cluster's own
+    /// prefixes has none: no peer takes it, and packets for the address's owner would go to that node instead.
     fn way_in(&self, endpoint: &EndpointFacts) -> Option<Piece> {
+        let own = &self.local.as_ref()?.spec.pod_prefixes;
+        if !own.iter().any(|prefix| prefix.net().contains(&endpoint.address)) {
+            return None;
+        }
         let name = endpoint.node.as_ref()?;
         let node = self.nodes.get(name)?;
         if node.pod_prefixes.iter().any(|net| net.contains(&endpoint.address)) {

@@ -106,6 +106,23 @@ fn an_endpoint_outside_its_nodes_prefixes_gets_a_way_of_its_own_from_the_tunnel(
 }
 
 #[test]
+fn an_endpoint_outside_its_clusters_prefixes_gets_no_way() {
+    let mut core = host("gateway");
+    let inputs = vec![
+        Input::Services(ObjectChange::Applied(service("web"))),
+        Input::ServiceExports(ObjectChange::Applied(export("web"))),
+        Input::EndpointSlices(ObjectChange::Applied(own(
+            "web",
+            &[("10.7.9.9", true, Some("worker")), ("10.1.2.7", true, Some("worker"))],
+        ))),
+    ];
+    after(&mut core, at(20), inputs);
+    let state = core.wanted();
+    assert!(!state.routes.contains_key(&RouteKey::inward(net("10.7.9.9/32"))));
+    assert!(!state.routes.contains_key(&RouteKey::inward(net("10.1.2.7/32"))));
+}
+
+#[test]
 fn when_a_gateways_tunnel_is_gone_its_host_keeps_the_blackhole() {
     let mut core = host("gateway");
     let (delta, _) = after(&mut core, at(20), vec![devices(&["lo", "eth0"])]);
