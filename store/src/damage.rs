@@ -5,12 +5,12 @@ use crate::feed;
 use crate::folder;
 use crate::journal;
 
-/// Reads bytes as a file of the [journal](crate::journal); how many entries are whole.
+/// Reads bytes as a file of the [journal]; how many entries are whole.
 pub fn journal_entries(bytes: &[u8]) -> usize {
     journal::read_entries(bytes).map_or(0, |entries| entries.len())
 }
 
-/// Reads bytes as lines of the [folder](crate::folder)'s state log; what is wrong with each that is refused.
+/// Reads bytes as lines of the [folder]'s state log; what is wrong with each that is refused.
 pub fn state_log_lines(bytes: &[u8]) -> Vec<String> {
     folder::refused_lines(bytes)
 }
