@@ -24,7 +24,7 @@ const DECODERS: [(&str, &str, &str); 18] = [
     ("store/src/feed/enrolment.rs", "pub fn parse", "Enrolment::parse"),
     ("store/src/journal.rs", "fn read_entries", "damage::journal_entries"),
     ("store/src/folder/state_log.rs", "fn take_line", "damage::state_log_lines"),
-    ("store/src/feed/cache.rs", "fn parse", "damage::cached_kind"),
+    ("store/src/feed/cache.rs", "fn take", "damage::feed_cache_lines"),
 ];
 
 #[test]
