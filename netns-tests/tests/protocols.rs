@@ -266,7 +266,7 @@ fn make_pod_jumbo(pod: &Pod, number: usize) -> Result<()> {
 #[test]
 fn a_megabyte_passes_both_ways_from_pods_with_jumbo_frames_through_a_wide_tunnel() {
     world_test(|world| {
-        let wide = |local: String| local.replacen("spec:\n", "spec:\n  gateways: {mtu: 8800}\n", 1);
+        let wide = |local: String| local.replacen("  gateways:\n", "  gateways:\n    mtu: 8800\n", 1);
         let pair = Pair::joined_with(world, make_jumbo, wide)?;
         [&pair.client, &pair.servers[0]].into_iter().try_for_each(|pod| make_pod_jumbo(pod, 0))?;
         megabytes_pass(&pair, 8000..8761)
