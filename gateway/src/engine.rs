@@ -6,6 +6,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
+use gateway_core::roster::Roster;
 use gateway_core::{ExportChange, LaneNumber};
 use ipnet::Ipv6Net;
 
@@ -13,7 +14,6 @@ use crate::control::{self, Control, ControlThread, Order};
 use crate::journal::EventJournal;
 use crate::lane::{Lane, Threads};
 use crate::lane_sessions::LaneSessions;
-use crate::roster::Roster;
 use crate::session::LaneKey;
 use crate::tun::Tun;
 use crate::udp::Sockets;

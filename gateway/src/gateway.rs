@@ -9,6 +9,7 @@ use api::keys::control_address;
 use api::names;
 use api::time::Instant;
 use api::tunnel_gateway::TunnelGatewayStatus;
+use gateway_core::roster::{Roster, own_control_prefix};
 use store::Store;
 use tokio_util::sync::CancellationToken;
 
@@ -20,7 +21,6 @@ use crate::health::Health;
 use crate::journal::EventJournal;
 use crate::objects::{Objects, Watches};
 use crate::relay::Relay;
-use crate::roster::{Roster, own_control_prefix};
 use crate::slot::{Choice, RENEW_EVERY};
 use crate::slot_file::SlotFile;
 use crate::surface::{Running, Shared};

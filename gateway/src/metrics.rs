@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use api::health::Reachability;
 use gateway_core::Refusal;
+use gateway_core::roster::Roster;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -13,7 +14,6 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::lane::Refusals;
-use crate::roster::Roster;
 use crate::surface::Running;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -8,9 +8,9 @@ use api::local_cluster::PodReachability;
 use api::names::{self, LOCAL_CLUSTER, PROBE_MASTER_SECRET, SYSTEM_NAMESPACE};
 use api::{ClusterPeer, Kind, LocalCluster, ServiceExport, TunnelGateway};
 use gateway_core::ExportChange;
+use gateway_core::export_index::{ExportIndex, key_of};
 use store::{Event, Store, Watch};
 
-use crate::exports::{ExportIndex, key_of};
 use crate::session::LaneKey;
 use crate::slot::Leases;
 

@@ -17,6 +17,7 @@ use anyhow::{Context, Result};
 use api::ClusterId;
 use api::names::ports::CONTROL_RELAY;
 use arc_swap::ArcSwap;
+use gateway_core::roster::Roster;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::{AbortHandle, JoinHandle};
 
@@ -24,7 +25,6 @@ use crate::Config;
 use crate::control::Control;
 use crate::engine::Plan;
 use crate::lane::Lane;
-use crate::roster::Roster;
 
 use dialler::{ControllerStream, Dialler, dial_controller, notice_silence};
 

@@ -10,6 +10,7 @@ use api::report::{
 use api::surface::{Readiness, Surface};
 use api::time::WallTime;
 use arc_swap::ArcSwapOption;
+use gateway_core::roster::Roster;
 use gateway_core::{PathState, RefusalRecord};
 use serde_json::Value;
 use store::Store;
@@ -21,7 +22,6 @@ use crate::lane::Lane;
 use crate::metrics;
 use crate::ping::ping;
 use crate::relay::RelayCounters;
-use crate::roster::Roster;
 
 /// Events shown when nobody says since when: an hour.
 const EVENTS_SINCE: Duration = Duration::from_secs(3_600);

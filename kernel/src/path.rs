@@ -7,22 +7,12 @@ use nix::errno::Errno;
 
 use crate::device::Devices;
 use crate::message::{Message, address, attributes_after, find, read_u32};
+use crate::route::{
+    DESTINATION, DEVICE, FIXED, GATEWAY, GET, METRIC_MTU, METRICS, NEXTHOP, PRIORITY, TABLE_NUMBER, UNICAST,
+};
 use crate::socket::Socket;
 use crate::{Error, neighbour, nexthop};
 
-const GET: u16 = 26;
-const FIXED: usize = 12;
-
-// <linux/rtnetlink.h>
-const DESTINATION: u16 = 1;
-const DEVICE: u16 = 4;
-const GATEWAY: u16 = 5;
-const PRIORITY: u16 = 6;
-const METRICS: u16 = 8;
-const TABLE_NUMBER: u16 = 15;
-const NEXTHOP: u16 = 30;
-const METRIC_MTU: u16 = 2;
-const UNICAST: u8 = 1;
 /// The route that matches, and not only what comes of it.
 const MATCHING_ROUTE: u32 = 0x2000;
 /// The table it stands in. IPv4 says the main one unless it is asked; IPv6 always says it, and refuses to be asked.

@@ -13,20 +13,20 @@ use crate::socket::Socket;
 
 const NEW: u16 = 24;
 const DELETE: u16 = 25;
-const GET: u16 = 26;
-const FIXED: usize = 12;
+pub(crate) const GET: u16 = 26;
+pub(crate) const FIXED: usize = 12;
 
 // <linux/rtnetlink.h>
-const DESTINATION: u16 = 1;
-const DEVICE: u16 = 4;
-const GATEWAY: u16 = 5;
-const PRIORITY: u16 = 6;
+pub(crate) const DESTINATION: u16 = 1;
+pub(crate) const DEVICE: u16 = 4;
+pub(crate) const GATEWAY: u16 = 5;
+pub(crate) const PRIORITY: u16 = 6;
 const PREFERRED_SOURCE: u16 = 7;
-const METRICS: u16 = 8;
-const TABLE_NUMBER: u16 = 15;
-const NEXTHOP: u16 = 30;
-const METRIC_MTU: u16 = 2;
-const UNICAST: u8 = 1;
+pub(crate) const METRICS: u16 = 8;
+pub(crate) const TABLE_NUMBER: u16 = 15;
+pub(crate) const NEXTHOP: u16 = 30;
+pub(crate) const METRIC_MTU: u16 = 2;
+pub(crate) const UNICAST: u8 = 1;
 const BLACKHOLE: u8 = 6;
 const SCOPE_UNIVERSE: u8 = 0;
 const SCOPE_LINK: u8 = 253;
