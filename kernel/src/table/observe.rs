@@ -1,6 +1,7 @@
 //! What of our table is in the kernel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
 
 use kernel_core::ruleset::counted_cluster;
 use kernel_core::table::{Chain, Hook, NAME, Rule, SetShape, SetValue, Table};
@@ -19,6 +20,10 @@ use crate::Error;
 use crate::counter::{Counted, Counter};
 use crate::message::{attributes, attributes_after, find, read_be32, read_be64, text};
 use crate::socket::Socket;
+
+/// A set of 100,000 elements is rearranged in some 10 ms; on a busy machine the kernel's thread waits for its turn.
+const REARRANGED_TRIES: usize = 50;
+const REARRANGED_PAUSE: Duration = Duration::from_millis(10);
 
 /// Table, elements and services, and the slot chains that exist.
 #[derive(Debug, Default)]
@@ -164,7 +169,23 @@ fn sets(socket: &mut Socket) -> Result<BTreeMap<String, SetShape>, Error> {
     Ok(none_if_absent(list)?.into_iter().collect())
 }
 
+/// The kernel's own thread moves the elements of a set that grew to a larger hash table, some milliseconds after the
+/// transaction. A list read meanwhile has as many elements as the set, but some of them twice and others not at all,
+/// and does not say so.
 fn elements(socket: &mut Socket, set: &str) -> Result<Vec<Entry>, Error> {
+    for _ in 0..REARRANGED_TRIES {
+        let found = list_elements(socket, set)?;
+        let different: HashSet<(&[u8], bool)> = found.iter().map(|entry| (&entry.key[..], entry.end)).collect();
+        if different.len() == found.len() {
+            return Ok(found);
+        }
+        std::thread::sleep(REARRANGED_PAUSE);
+    }
+    tracing::warn!(set, "a set of table inet tombolo was being rearranged each time it was read");
+    list_elements(socket, set)
+}
+
+fn list_elements(socket: &mut Socket, set: &str) -> Result<Vec<Entry>, Error> {
     let mut message = message(kind::GET_ELEMENT, 0);
     message.put_text(element::LIST_SET, set);
     let list = socket.dump(&message, |received| {

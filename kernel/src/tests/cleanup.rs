@@ -1,6 +1,7 @@
 //! Cleanup takes away what is ours, and nothing else.
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use kernel_core::{
     Change, DeviceName, Family, Frontend, Mac, Nexthop, NexthopId, Protocol, Route, RouteKey, Rule, Ruleset, Selector,
@@ -12,6 +13,9 @@ use super::sets::service;
 use super::{bring, open, record, route_by, with_table};
 use crate::Kernel;
 use crate::message::{Message, flag};
+
+/// Duplicate address detection is off in these namespaces, so only the kernel's own thread has to come to it.
+const SETTLED_LIMIT: Duration = Duration::from_secs(10);
 
 fn some_of_ours() -> State {
     let device: DeviceName = "tombolo".parse().unwrap();
@@ -60,16 +64,25 @@ fn things_of_others(kernel: &mut Kernel) {
 
 /// Everything `ip` and the kernel's own lists say, or none where there is no `ip`.
 fn evidence() -> Vec<String> {
-    let lists = [
-        &["-o", "-d", "link"][..],
+    // An address that a device gives itself is tentative for a moment, and then has a route.
+    let given_up = Instant::now() + SETTLED_LIMIT;
+    while lists(&[&["-o", "-6", "addr", "show", "tentative"]]).iter().any(|list| !list.is_empty()) {
+        assert!(Instant::now() < given_up, "an address is still tentative after {SETTLED_LIMIT:?}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    lists(&[
+        &["-o", "-d", "link"],
         &["-o", "addr"],
         &["-4", "rule"],
         &["-6", "rule"],
         &["-4", "route", "show", "table", "all"],
         &["-6", "route", "show", "table", "all"],
         &["nexthop"],
-    ];
-    lists
+    ])
+}
+
+fn lists(wanted: &[&[&str]]) -> Vec<String> {
+    wanted
         .iter()
         .filter_map(|list| Command::new("ip").args(*list).output().ok())
         .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())

@@ -10,6 +10,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{OFlag, open};
 use nix::sched::{CloneFlags, unshare};
@@ -18,13 +19,15 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::{alarm, getgid, gettid, getuid, write};
 
-use crate::message::{Message, flag, octets};
+use crate::message::{Message, flag, octets, read_u32};
 use crate::socket::{ROUTE, Socket};
 
 /// Names the test that is to be run inside.
 const INSIDE: &str = "TOMBOLO_SANDBOXED_TEST";
 /// A test that hangs is ended after so many seconds.
 const LIMIT: u32 = 120;
+/// The kernel's thread comes to a new link within a second, on a busy machine later.
+const USED_LIMIT: Duration = Duration::from_secs(10);
 
 /// A test whose body runs in a network namespace of its own, with loopback up; or, `without privilege`, in that of the
 /// whole machine, as somebody who may change nothing in it.
@@ -117,6 +120,28 @@ impl Host {
         self.request(Message::new(19, 0, &fixed));
     }
 
+    /// Waits for what the kernel does a moment later in a thread of its own: once both ends of a device are up it takes
+    /// note of the carrier, and makes the routes of its IPv6 addresses.
+    pub(crate) fn wait_until_used(&mut self, device: &str, address: Ipv6Addr) {
+        const RUNNING: u32 = 0x40;
+        const LOCAL: u8 = 2;
+        let given_up = Instant::now() + USED_LIMIT;
+        loop {
+            let mut link = Message::new(18, 0, &[0; 16]);
+            link.put_text(3, device);
+            let mut route = Message::new(26, 0, &[10, 128, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+            route.put_address(1, address.into());
+            let flags = self.0.get(link, |link| read_u32(link.payload, 8)).expect("the device");
+            // Refused as long as there is no route at all.
+            let kind = self.0.get(route, |route| route.payload.get(7).copied()).ok().flatten();
+            if flags.is_some_and(|flags| flags & RUNNING != 0) && kind == Some(LOCAL) {
+                return;
+            }
+            assert!(Instant::now() < given_up, "{device} or {address} is not in use after {USED_LIMIT:?}");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     pub(crate) fn remove_device(&mut self, device: &str) {
         let mut message = Message::new(17, 0, &[0; 16]);
         message.put_text(3, device);
@@ -201,7 +226,9 @@ impl Pod {
             inside.address("eth0", ipv6.into(), 64);
             inside.route(Ipv4Addr::UNSPECIFIED.into(), 0, gateway4.into());
             inside.route(Ipv6Addr::UNSPECIFIED.into(), 0, gateway6.into());
+            inside.wait_until_used("eth0", ipv6);
         });
+        host.wait_until_used(&pod.device, gateway6);
         pod
     }
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use kernel_core::{Affinity, Backend, Change, Frontend, Protocol, Ruleset, Service, State, difference};
 
 use super::sandbox::sandboxed;
-use super::{apply, bring, open, with_table};
+use super::{apply, bring, differs_in_nothing, open, with_table};
 
 const SERVICES: u16 = 10_000;
 const ENDPOINTS: u8 = 10;
@@ -52,6 +52,6 @@ sandboxed! {
         let sent = kernel.sent_bytes() - before;
         assert!(sent < 4_096, "{sent} bytes for one endpoint");
         wanted.services.insert(key, service(true, 4_321, ENDPOINTS - 1));
-        assert_eq!(difference(&wanted, &kernel.observe().unwrap()), Vec::new());
+        differs_in_nothing(&wanted, &kernel.observe().unwrap());
     }
 }
