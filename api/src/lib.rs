@@ -10,6 +10,7 @@
 //! | [`cluster_id`], [`prefix`], [`keys`] | small checked values |
 //! | [`local_cluster`], [`cluster_peer`], [`cluster_member`], [`tunnel_gateway`] | this cluster, those it trusts, those it heard of, its gateways |
 //! | [`service_export`], [`service_import`] | the Multi-Cluster Services API (KEP-1645) |
+//! | [`cluster_property`] | what is said of a whole cluster under a well-known name (KEP-2149) |
 //! | [`routing_policy`] | which cluster answers |
 //! | [`conditions`] | condition types and reasons, so that a typo does not compile |
 //! | [`member_record`] | what a cluster says of itself, signed |
@@ -30,6 +31,7 @@ extern crate alloc as std;
 pub mod cluster_id;
 pub mod cluster_member;
 pub mod cluster_peer;
+pub mod cluster_property;
 pub mod conditions;
 pub mod health;
 pub mod keys;
@@ -50,6 +52,7 @@ pub mod tunnel_gateway;
 pub use cluster_id::ClusterId;
 pub use cluster_member::ClusterMember;
 pub use cluster_peer::ClusterPeer;
+pub use cluster_property::ClusterProperty;
 pub use kind::{Kind, Scope, Violation};
 pub use local_cluster::LocalCluster;
 pub use prefix::Prefix;

@@ -12,6 +12,11 @@ pub const SYSTEM_NAMESPACE: &str = "tombolo-system";
 /// The DNS zone of the clusterset (KEP-1645).
 pub const CLUSTERSET_ZONE: &str = "clusterset.local";
 
+/// The [`ClusterProperty`](crate::ClusterProperty) that holds a cluster's id (KEP-2149).
+pub const CLUSTER_ID_PROPERTY: &str = "cluster.clusterset.k8s.io";
+/// The [`ClusterProperty`](crate::ClusterProperty) that holds the id of the clusterset it belongs to (KEP-2149).
+pub const CLUSTER_SET_ID_PROPERTY: &str = "clusterset.k8s.io";
+
 /// Labels and annotations of the Multi-Cluster Services API (KEP-1645).
 pub mod mcs {
     pub const SERVICE_NAME: &str = "multicluster.kubernetes.io/service-name";

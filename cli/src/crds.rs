@@ -1,8 +1,8 @@
 //! `tombolo crds`: the CustomResourceDefinitions, generated from the Rust types. Nobody edits one by hand.
 
 use api::{
-    ClusterMember, ClusterPeer, ClusterRoutingPolicy, LocalCluster, RoutingPolicy, ServiceExport, ServiceImport,
-    TunnelGateway,
+    ClusterMember, ClusterPeer, ClusterProperty, ClusterRoutingPolicy, LocalCluster, RoutingPolicy, ServiceExport,
+    ServiceImport, TunnelGateway,
 };
 use kube::CustomResourceExt;
 use serde_json::{Value, json};
@@ -12,6 +12,8 @@ use crate::output::Outcome;
 /// Labels by which an installer can refuse to downgrade the MCS kinds (mcs-api `config/crd`).
 const MCS_RELEASE: &str = "v0.5.0";
 const MCS_REVISION: &str = "0";
+/// Where the group `about.k8s.io` was approved (KEP-2149).
+const ABOUT_APPROVAL: &str = "https://github.com/kubernetes/enhancements/pull/3084";
 
 /// Every definition, as JSON values in the order they are printed.
 pub fn definitions() -> anyhow::Result<Vec<Value>> {
@@ -27,8 +29,17 @@ pub fn definitions() -> anyhow::Result<Vec<Value>> {
         all.push(serde_json::to_value(definition)?);
     }
     for definition in [ServiceExport::crd(), ServiceImport::crd()] {
-        all.push(served_twice(serde_json::to_value(definition)?));
+        let mut definition = served_twice(serde_json::to_value(definition)?);
+        definition["metadata"]["labels"] = json!({
+            "multicluster.x-k8s.io/release-version": MCS_RELEASE,
+            "multicluster.x-k8s.io/crd-schema-revision": MCS_REVISION,
+        });
+        all.push(definition);
     }
+    let mut property = served_twice(serde_json::to_value(ClusterProperty::crd())?);
+    // The API server lets nobody make a kind below k8s.io without saying who approved it.
+    property["metadata"]["annotations"] = json!({ "api-approved.kubernetes.io": ABOUT_APPROVAL });
+    all.push(property);
     Ok(all)
 }
 
@@ -50,10 +61,6 @@ fn served_twice(mut definition: Value) -> Value {
         older["storage"] = json!(false);
         versions.push(older);
     }
-    definition["metadata"]["labels"] = json!({
-        "multicluster.x-k8s.io/release-version": MCS_RELEASE,
-        "multicluster.x-k8s.io/crd-schema-revision": MCS_REVISION,
-    });
     definition
 }
 
@@ -62,9 +69,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_mcs_kinds_serve_both_versions_and_store_the_newer() {
+    fn the_standards_kinds_serve_both_versions_and_store_the_newer() {
         for definition in definitions().unwrap() {
-            if definition.pointer("/spec/group") != Some(&json!("multicluster.x-k8s.io")) {
+            let group = definition.pointer("/spec/group").and_then(Value::as_str).unwrap();
+            if !["multicluster.x-k8s.io", "about.k8s.io"].contains(&group) {
                 continue;
             }
             let versions = definition.pointer("/spec/versions").unwrap().as_array().unwrap();

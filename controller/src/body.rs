@@ -53,6 +53,27 @@ impl Sender {
     }
 }
 
+/// Why no more messages come.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Broken {
+    /// The peer broke the protocol.
+    #[error("{0}")]
+    BadMessage(String),
+    /// The connection ended; the peer need not be at fault.
+    #[error("the connection was lost: {0}")]
+    Lost(hyper::Error),
+}
+
+impl Broken {
+    /// The name it is refused by; none when there is nothing to refuse.
+    pub(crate) fn refusal(&self) -> Option<&'static str> {
+        match self {
+            Self::BadMessage(_) => Some("BadMessage"),
+            Self::Lost(_) => None,
+        }
+    }
+}
+
 /// Messages out of a body.
 pub(crate) struct Messages {
     body: Incoming,
@@ -66,12 +87,12 @@ impl Messages {
     }
 
     /// The next message; `None` at the end. Cancel safe: what came stays in the reader.
-    pub(crate) async fn next(&mut self) -> Option<Result<Message, String>> {
+    pub(crate) async fn next(&mut self) -> Option<Result<Message, Broken>> {
         loop {
             match self.reader.next_message() {
                 Ok(Some(message)) => return Some(Ok(message)),
                 Ok(None) => {}
-                Err(error) => return Some(Err(error.to_string())),
+                Err(error) => return Some(Err(Broken::BadMessage(error.to_string()))),
             }
             match self.body.frame().await? {
                 Ok(frame) => {
@@ -80,7 +101,7 @@ impl Messages {
                         self.reader.push(&data);
                     }
                 }
-                Err(error) => return Some(Err(error.to_string())),
+                Err(error) => return Some(Err(Broken::Lost(error))),
             }
         }
     }

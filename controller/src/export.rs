@@ -118,8 +118,11 @@ async fn converse(mut messages: Messages, sender: &Sender, peer: &ClusterId, sha
                         return ended.to_string();
                     }
                 },
-                Some(Err(reason)) => {
-                    shared.refusals.count("BadMessage", peer.as_str(), &reason);
+                Some(Err(broken)) => {
+                    let reason = broken.to_string();
+                    if let Some(refusal) = broken.refusal() {
+                        shared.refusals.count(refusal, peer.as_str(), &reason);
+                    }
                     return reason;
                 }
                 None => return "the peer ended the conversation".into(),

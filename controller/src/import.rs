@@ -125,9 +125,11 @@ async fn converse(
                         let bytes = std::mem::take(&mut messages.bytes);
                         take(side, message, bytes, peer, shared).await?;
                     }
-                    Some(Err(reason)) => {
-                        shared.refusals.count("BadMessage", peer.as_str(), &reason);
-                        bail!(reason);
+                    Some(Err(broken)) => {
+                        if let Some(refusal) = broken.refusal() {
+                            shared.refusals.count(refusal, peer.as_str(), &broken.to_string());
+                        }
+                        return Err(broken.into());
                     }
                     None => bail!("the peer closed the conversation"),
                 }

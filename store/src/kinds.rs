@@ -5,8 +5,8 @@ use std::sync::OnceLock;
 
 use api::kubernetes::{EndpointSlice, Lease, Namespace, Node, Secret, Service};
 use api::{
-    ClusterMember, ClusterPeer, ClusterRoutingPolicy, Kind, LocalCluster, RoutingPolicy, ServiceExport, ServiceImport,
-    TunnelGateway, Violation,
+    ClusterMember, ClusterPeer, ClusterProperty, ClusterRoutingPolicy, Kind, LocalCluster, RoutingPolicy,
+    ServiceExport, ServiceImport, TunnelGateway, Violation,
 };
 use serde_json::{Map, Value, json};
 
@@ -71,6 +71,7 @@ pub(crate) fn all() -> &'static [Known] {
             known::<ClusterRoutingPolicy>(OURS, true, true),
             known::<ServiceExport>(SERVICES, true, true),
             known::<ServiceImport>(SERVICES, true, true),
+            known::<ClusterProperty>(&["about.k8s.io/v1beta1", "about.k8s.io/v1alpha1"], true, false),
             known::<Service>(&["v1"], false, true),
             known::<EndpointSlice>(&["discovery.k8s.io/v1"], false, true),
             known::<Namespace>(&["v1"], false, true),

@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use api::kubernetes::{EndpointSlice, Namespace, Node, ObjectMeta, OwnerReference, Secret, Service};
-use api::{LocalCluster, RoutingPolicy, ServiceExport, ServiceImport};
+use api::{ClusterProperty, LocalCluster, RoutingPolicy, ServiceExport, ServiceImport};
 use store::folder::{Report, Reports};
 use store::{Error, Event, Kind, Preconditions, Store, Watch, folder};
 use worlds::{Place, before_the_limit};
@@ -305,8 +305,14 @@ async fn a_rule_that_is_broken_is_reported_at_its_line() {
         "local.yaml",
         "apiVersion: tombolo.dev/v1alpha1\nkind: LocalCluster\nmetadata:\n  name: local\nspec:\n  clusterId: amber\n  clusterSetId: demo\n  gateways:\n    mtu: 900\n",
     );
+    place.write(
+        "property.yaml",
+        "apiVersion: about.k8s.io/v1alpha1\nkind: ClusterProperty\nmetadata:\n  name: cluster.clusterset.k8s.io\nspec:\n  value: Not An Id\n---\napiVersion: about.k8s.io/v1beta1\nkind: ClusterProperty\nmetadata:\n  name: clusterset.k8s.io\nspec:\n  value: demo\n",
+    );
     let (store, reports) = place.open();
     let found = reports.current();
+    assert!(found[1].reason.contains("'Not An Id' is not a cluster id"), "{found:?}");
+    assert_eq!(store.list::<ClusterProperty>().await.unwrap().len(), 1, "the property that is right is there");
     assert_eq!(found[0].line, Some(9), "{found:?}");
     assert!(found[0].reason.contains("spec.gateways.mtu"), "{found:?}");
     assert!(store.list::<LocalCluster>().await.unwrap().is_empty());

@@ -21,9 +21,9 @@ pub(crate) async fn next_message<R: AsyncRead + Unpin>(
         match reader.read_buf(decoder.room()).await {
             Ok(0) => return Ok(None),
             Ok(_) => {}
-            // A TLS end that vanished without a farewell is an end like any other.
-            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
-            Err(error) => return Err(error.to_string()),
+            // What TLS refuses is the other end's fault. One that vanished without a farewell has ended like any other.
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => return Err(error.to_string()),
+            Err(_) => return Ok(None),
         }
     }
 }
