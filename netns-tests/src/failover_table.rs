@@ -11,8 +11,8 @@ use crate::scenario::failover::{self, Event, Failover, SILENT_FOR};
 use crate::scenario::two_gateways::TwoGateways;
 use crate::world::World;
 
-/// Measures each event so often and prints the table. Exits with a failure when a promise was not kept.
-pub fn run(runs: usize) -> ExitCode {
+/// Measures each event whose name has `only` in it so often, and prints the table. Exits with a failure when a promise was not kept.
+pub fn run(runs: usize, only: &str) -> ExitCode {
     let world = match World::create() {
         Ok(world) => world,
         Err(error) => {
@@ -20,7 +20,7 @@ pub fn run(runs: usize) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match measure(&world, runs) {
+    match measure(&world, runs, only) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => {
             println!("\n! marks a promise that was not kept: is this machine busy?");
@@ -34,8 +34,10 @@ pub fn run(runs: usize) -> ExitCode {
     }
 }
 
-fn measure(world: &World, runs: usize) -> Result<bool> {
+fn measure(world: &World, runs: usize, only: &str) -> Result<bool> {
     ensure!(runs > 0, "nothing is measured by no runs");
+    let events: Vec<Event> = Event::ALL.into_iter().filter(|event| event.name().contains(only)).collect();
+    ensure!(!events.is_empty(), "no event is called '{only}': without --only all of them are measured and named");
     let clusters = TwoGateways::joined(world, 1)?;
     let mut flows = clusters.flows()?;
     println!("Two clusters with two gateways each; {} runs of each event; all times in milliseconds.", runs);
@@ -45,7 +47,7 @@ fn measure(world: &World, runs: usize) -> Result<bool> {
         "event", "silence p50", "worst", "lost p50/worst", "back: silence", "lost", "used after"
     );
     let mut kept = true;
-    for event in Event::ALL {
+    for event in events {
         let measured =
             (0..runs).map(|_| failover::measure_on(&mut flows, &clusters, event)).collect::<Result<Vec<Failover>>>()?;
         kept &= print(event, &measured);

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use api::ClusterId;
+use api::health::Reachability;
 use api::report::{HopReport, RouteReport};
 use ipnet::IpNet;
 use kernel::core::{Family, TABLE};
@@ -35,7 +36,14 @@ fn judged(core: &NodeCore, net: &IpNet, path: Result<Path, kernel::Error>, peer:
             match lost {
                 _ if routed.table != TABLE => ("ForeignRoute", foreign(net, routed.table)),
                 Some(hop) => ("NoNeighbour", unknown_node(hop.via)),
-                None => ("", String::new()),
+                None if core
+                    .cluster_healths()
+                    .get(peer)
+                    .is_some_and(|health| health.reachability == Reachability::Up) =>
+                {
+                    ("", String::new())
+                }
+                None => ("PeerDown", peer_down(core, peer)),
             }
         }
     };
@@ -56,12 +64,20 @@ fn shown(core: &NodeCore, hop: &Hop) -> HopReport {
 /// Why only the blackhole is left.
 fn no_gateway(core: &NodeCore, peer: &ClusterId) -> String {
     match core.cluster_healths().get(peer) {
-        Some(health) => format!(
-            "no gateway of this cluster reaches {peer} ({:?}), so that nothing leaves in clear; on a gateway's host run: tombolo explain path {peer}",
-            health.reason
-        ),
+        Some(_) => "this cluster has no gateway, so that nothing leaves in clear; run: tombolo status".to_owned(),
         None => format!("{peer} is blocked here: see spec.state of its ClusterPeer"),
     }
+}
+
+/// The way that open connections keep, though nobody has seen it work.
+fn peer_down(core: &NodeCore, peer: &ClusterId) -> String {
+    let why = match core.cluster_healths().get(peer) {
+        Some(health) => format!("no gateway of this cluster reaches {peer} ({:?})", health.reason),
+        None => "no gateway of this cluster answers".to_owned(),
+    };
+    format!(
+        "{why}: open connections keep this way, new ones go elsewhere; on a gateway's host run: tombolo explain path {peer}"
+    )
 }
 
 fn foreign(net: &IpNet, table: u32) -> String {

@@ -1,4 +1,5 @@
-//! `make bench-failover`: how long flows are silent when a gateway is lost, as distributions. `--runs N` says how many.
+//! `make bench-failover`: how long flows are silent when a gateway is lost, as distributions. `--runs N` says how many,
+//! `--only TEXT` measures the events whose names have that in them.
 
 use std::process::ExitCode;
 
@@ -9,8 +10,9 @@ const RUNS: usize = 20;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let runs = arguments.iter().skip_while(|argument| *argument != "--runs").nth(1);
-    let runs = match runs.map(|text| text.parse()) {
+    let value = |flag: &str| arguments.iter().skip_while(|argument| *argument != flag).nth(1);
+    let only = value("--only").cloned().unwrap_or_default();
+    let runs = match value("--runs").map(|text| text.parse()) {
         None => RUNS,
         Some(Ok(runs)) => runs,
         Some(Err(error)) => {
@@ -18,7 +20,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    world::inside(|| failover_table::run(runs)).unwrap_or_else(|error| {
+    world::inside(|| failover_table::run(runs, &only)).unwrap_or_else(|error| {
         eprintln!("bench-failover: {error:#}");
         ExitCode::FAILURE
     })

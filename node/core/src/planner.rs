@@ -231,15 +231,26 @@ impl NodeCore {
     }
 
     /// For each peer the gateways that reach it. Just after the start, where none says so, those that were not heard yet.
+    ///
+    /// Where none reaches it, all that answer, and where none answers, all there are: a measurement that is wrong on a
+    /// starved host must not stop flows that could go on, and a packet lost on its way costs no more than one dropped
+    /// here. New connections are not given to the cluster meanwhile, for that is decided by its health.
     fn paths(&self, now: Instant) -> BTreeMap<ClusterId, BTreeMap<u16, u32>> {
         let early = self.clusters.in_grace(now);
         let configured = self.local.as_ref().map_or(USUAL_MTU, |local| u32::from(local.spec.gateways.mtu));
         let unheard = self.gateways.keys().filter(|slot| early && !self.heard.contains(slot));
         let unheard: BTreeMap<u16, u32> = unheard.map(|slot| (*slot, configured)).collect();
+        let answering = self.reports.answering();
+        let answering = self.gateways.keys().filter(|slot| answering.is_empty() || answering.contains(slot));
+        let last_resort: BTreeMap<u16, u32> = answering.map(|slot| (*slot, configured)).collect();
         let of_peer = |id: &ClusterId| {
             let told = self.reports.paths(id).into_iter();
             let told: BTreeMap<u16, u32> = told.map(|(slot, path)| (slot, u32::from(path.mtu))).collect();
-            if told.is_empty() { unheard.clone() } else { told }
+            match (told.is_empty(), unheard.is_empty()) {
+                (false, _) => told,
+                (true, false) => unheard.clone(),
+                (true, true) => last_resort.clone(),
+            }
         };
         self.peers.keys().map(|id| (id.clone(), of_peer(id))).collect()
     }

@@ -158,7 +158,11 @@ fn an_agent_that_was_asleep_and_asked_nobody_takes_no_gateway_as_silent() {
 
 /// The gateway host of slot 0, with a second gateway on another node; both reach both peers.
 fn one_of_two() -> NodeCore {
-    let mut core = host("gateway");
+    with_two_gateways("gateway")
+}
+
+fn with_two_gateways(node: &str) -> NodeCore {
+    let mut core = host(node);
     core.take(Input::TunnelGateways(ObjectChange::Applied(gateway(1, "other"))), at(20));
     let both = [("birch", Reachability::Up), ("cedar", Reachability::Up)];
     core.take(Input::Report(report(1, &both)), at(20));
@@ -236,14 +240,29 @@ fn gateways_speak_to_each_other_by_their_own_tunnels_alone() {
 
 #[test]
 fn a_gateway_without_a_path_to_one_peer_carries_only_the_others() {
-    let mut core = host("worker");
-    core.take(Input::Report(report(0, &[("birch", Reachability::Down), ("cedar", Reachability::Up)])), at(20));
-    let delta = core.delta(at(20));
+    let mut core = with_two_gateways("worker");
+    let up = ways(&core.wanted(), "10.3.0.0/16");
+    assert_eq!(up.len(), 2);
+    core.take(Input::Report(report(0, &[("birch", Reachability::Down), ("cedar", Reachability::Up)])), at(30));
+    let delta = core.delta(at(30));
     let state = core.wanted();
-    assert_eq!(ways(&state, "10.2.0.0/16"), []);
+    assert_eq!(ways(&state, "10.2.0.0/16").len(), 1);
+    assert_eq!(ways(&state, "10.3.0.0/16"), up);
+    assert!(!delta.whole && delta.services_touched == 0);
+}
+
+#[test]
+fn open_connections_to_a_peer_that_no_gateway_reaches_keep_the_gateways_that_answer_and_new_ones_go_elsewhere() {
+    let mut core = with_two_gateways("worker");
+    let half = [("birch", Reachability::Down), ("cedar", Reachability::Up)];
+    core.take(Input::Report(report(0, &half)), at(30));
+    core.take(Input::Report(report(1, &half)), at(30));
+    core.delta(at(30));
+    let state = core.wanted();
+    assert_eq!(ways(&state, "10.2.0.0/16").len(), 2);
     assert!(has_blackhole(&state, "10.2.0.0/16"));
-    assert_eq!(ways(&state, "10.3.0.0/16").len(), 1);
-    assert!(!delta.whole && delta.services_touched == 1);
+    let slots = state.services.values().next().unwrap().slots().to_vec();
+    assert!(slots.iter().all(|slot| slot.address.to_string().starts_with("10.3.")), "{slots:?}");
 }
 
 #[test]
@@ -255,7 +274,7 @@ fn just_after_the_start_gateways_are_taken_as_reachable_until_they_had_time_to_a
     assert!(!core.wanted().services.values().next().unwrap().slots().is_empty());
     let end = core.next_look().unwrap();
     core.delta(end);
-    assert_eq!(ways(&core.wanted(), "10.2.0.0/16"), []);
+    assert_eq!(ways(&core.wanted(), "10.2.0.0/16").len(), 1, "open connections lose nothing by it");
     assert!(core.wanted().services.values().next().unwrap().slots().is_empty());
 }
 
