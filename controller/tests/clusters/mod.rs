@@ -1,6 +1,8 @@
 //! Real controllers over folders of manifests, and gateways that are nothing but a splice.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub(crate) mod liar;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
