@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use netns_tests::deployment::Deployment;
 use netns_tests::manifest::{self, LocalCluster, Service};
 use netns_tests::pod::Pod;
 use netns_tests::scenario::three_clusters::PATIENCE;
-use netns_tests::traffic::{dns, http, udp};
+use netns_tests::traffic::{dns, http, sctp, udp};
 use netns_tests::{Cluster, Host, World, world_test};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{getsockopt, sockopt};
@@ -299,6 +300,48 @@ fn a_pod_that_sends_too_much_at_once_is_told_what_fits_in_both_families() {
                     ensure!((1280..=TUNNEL_MTU).contains(&told), "{target}: the kernel was told {told}");
                 }
             }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn an_sctp_association_begins_at_an_exported_port_of_a_clusterset_address_and_at_no_other() {
+    world_test(|world| {
+        let pair = Pair::joined(world)?;
+        let server = &pair.servers[0];
+        // Another port than the pod's own, so that the checksum changes on the way.
+        let addresses = pair.export(&service("signalling", "SCTP", 36_412, 2_905), &[server])?;
+        let sources = AtomicU16::new(40_000);
+        let begins = |target: SocketAddr| -> Result<()> {
+            let source = sources.fetch_add(1, Ordering::Relaxed);
+            std::thread::scope(|scope| {
+                let answering = scope.spawn(|| sctp::answer_once(server, target.is_ipv4(), 2_905, SOON));
+                let begun = sctp::begins(&pair.client, target, source, SOON)?;
+                let from = answering.join().map_err(|_| anyhow!("the server panicked"))??;
+                ensure!(
+                    from.is_none_or(|from| pair.client.addresses().both().contains(&from)),
+                    "{target}: the server saw {from:?}"
+                );
+                ensure!(begun, "no INIT ACK");
+                Ok(())
+            })
+        };
+        for address in addresses {
+            let own = server.addresses().both()[usize::from(address.is_ipv6())];
+            for target in [SocketAddr::new(address, 36_412), SocketAddr::new(own, 2_905)] {
+                pair.amber.eventually(PATIENCE, &format!("an association with {target} begins"), || begins(target))?;
+            }
+        }
+        let closed = &pair.servers[1];
+        for own in closed.addresses().both() {
+            let target = SocketAddr::new(own, 2_905);
+            let reached = std::thread::scope(|scope| {
+                let answering = scope.spawn(|| sctp::answer_once(closed, own.is_ipv4(), 2_905, SOON));
+                ensure!(!sctp::begins(&pair.client, target, 50_000, SOON)?, "{target} answers");
+                answering.join().map_err(|_| anyhow!("the server panicked"))?
+            })?;
+            ensure!(reached.is_none(), "an INIT reached {target}, which nobody exports");
         }
         Ok(())
     });
