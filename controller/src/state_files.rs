@@ -11,9 +11,9 @@
 //!
 //! Every file is written beside, synced and renamed, so a kill at any moment leaves the old or the new one.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, DirBuilder, File};
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -155,16 +155,8 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>> {
 
 /// Replaces a file in one step; readable by its owner alone.
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = path.parent().context("a state file lies in a folder")?;
-    let beside = path.with_extension("new");
-    let replace = || -> std::io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&beside, path)?;
-        File::open(folder)?.sync_all()
-    };
-    replace().with_context(|| format!("cannot write {}: is the disk full, or the folder not ours?", path.display()))
+    let replaced = store::state_file::replace(path, bytes);
+    replaced.with_context(|| format!("cannot write {}: is the disk full, or the folder not ours?", path.display()))
 }
 
 #[cfg(test)]

@@ -33,7 +33,6 @@ mod relay;
 mod session;
 mod slot;
 mod slot_file;
-mod state_file;
 mod surface;
 mod tun;
 mod udp;

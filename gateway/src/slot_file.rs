@@ -2,9 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
-
-use crate::state_file;
+use anyhow::{Context, Result};
 
 /// The slot of the last run, on disk.
 pub(crate) struct SlotFile {
@@ -23,6 +21,7 @@ impl SlotFile {
             return Ok(());
         }
         self.slot = Some(slot);
-        state_file::write(&self.path, slot.to_string().as_bytes())
+        let replaced = store::state_file::replace(&self.path, slot.to_string().as_bytes());
+        replaced.with_context(|| format!("writing {}: is the disk full, or the folder not ours?", self.path.display()))
     }
 }

@@ -7,9 +7,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context;
 use api::time::WallTime;
-
-use crate::state_file;
 
 /// Clocks are set right by some milliseconds all the time; less than this is not worth a word.
 const TOLERANCE: Duration = Duration::from_secs(1);
@@ -40,7 +39,8 @@ impl WallClock {
             return Ok(());
         }
         self.latest = now;
-        state_file::write(&self.path, now.as_millis().to_string().as_bytes())
+        let replaced = store::state_file::replace(&self.path, now.as_millis().to_string().as_bytes());
+        replaced.with_context(|| format!("writing {}: is the disk full, or the folder not ours?", self.path.display()))
     }
 }
 

@@ -10,7 +10,7 @@
 //! | read once | [`Store::get`], [`Store::list`] |
 //! | write | [`Store::create`], [`Store::update`], [`Store::update_status`], [`Store::delete`] |
 //!
-//! [`journal`] beside them keeps what changed state, when and why.
+//! [`journal`] beside them keeps what changed state, when and why; [`state_file`] writes a small file whole or not at all.
 //!
 //! Writes carry preconditions: an update names the uid and resourceVersion it read, a create fails when the object is
 //! there, a delete may name both. A write that changes nothing makes no new version and no event.
@@ -25,6 +25,7 @@ pub mod journal;
 mod kinds;
 mod line_log;
 pub mod manifest;
+pub mod state_file;
 pub mod watch;
 
 use std::marker::PhantomData;

@@ -4,9 +4,9 @@
 //! An agent never sends the secret: it proves to have it by a keyed hash over both TLS keys and the connection's own
 //! secret (exporter), so that a proof is good for this agent on this connection alone.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use api::keys::IdentityKey;
@@ -16,7 +16,7 @@ use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
 use super::Agent;
-use crate::Error;
+use crate::{Error, state_file};
 
 /// Says what a proof means, so that it means nothing elsewhere.
 const CONTEXT: &[u8] = b"tombolo feed enrolment v1\0";
@@ -54,7 +54,7 @@ impl Enrolment {
             None => getrandom::fill(&mut secret).map_err(|error| disk(path, error))?,
         }
         let enrolment = Self { controller, secret };
-        write_atomically(path, enrolment.text().as_bytes()).map_err(|error| disk(path, error))?;
+        state_file::replace(path, enrolment.text().as_bytes()).map_err(|error| disk(path, error))?;
         Ok(enrolment)
     }
 
@@ -127,21 +127,9 @@ fn disk(path: &Path, detail: impl ToString) -> Error {
     Error::Disk { path: path.display().to_string(), detail: detail.to_string() }
 }
 
-/// Writes a file for its owner alone, whole or not at all.
-pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let beside = folder.join(format!(".{name}.new"));
-    let _ = fs::remove_file(&beside);
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&beside, path)?;
-    File::open(folder)?.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use proptest::prelude::*;
