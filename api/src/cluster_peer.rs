@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::keys::IdentityKey;
 use crate::member_record::SignedRecord;
-use crate::{ClusterId, Kind, Prefix, Scope, Violation, names};
+use crate::{ClusterId, Kind, Prefix, Scope, TranslatedPrefix, Violation, names};
 
 /// Its name is the peer's cluster id. Written by the operator; `tombolo peers export` in the other cluster prints it.
 #[derive(CustomResource, Serialize, Deserialize, Clone, Debug, PartialEq, JsonSchema)]
@@ -42,10 +42,18 @@ pub struct ClusterPeerSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub allowed_prefixes: Vec<Prefix>,
+    /// Whether its prefixes may overlap ours or another peer's. Those that do are translated into
+    /// `LocalCluster.spec.translationPrefixes` (decision 7); without it they are refused.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub allow_overlap: bool,
     #[serde(default)]
     pub accept: Accept,
     #[serde(default)]
     pub state: PeerState,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// Which namespaces this peer may contribute to.
@@ -89,6 +97,10 @@ pub struct ClusterPeerStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub refused: Vec<String>,
+    /// Prefixes of this peer that overlap, and how each is seen in this cluster. Kept while the peer claims them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub translations: Vec<TranslatedPrefix>,
     #[serde(default)]
     pub imported_services: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -109,6 +121,11 @@ impl ClusterPeer {
             let record = SignedRecord::from_base64(text).ok()?.verify(&self.spec.identity_keys).ok()?;
             (Some(record.cluster_id.as_str()) == self.metadata.name.as_deref()).then_some(record)
         })
+    }
+
+    /// How its overlapping prefixes were said to be seen here. [`crate::prefix_claims`] says which of it is in force.
+    pub fn translations(&self) -> &[TranslatedPrefix] {
+        self.status.as_ref().map(|status| status.translations.as_slice()).unwrap_or_default()
     }
 }
 

@@ -16,6 +16,7 @@
 //! | [`member_record`] | what a cluster says of itself, signed |
 //! | [`health`] | what a gateway tells nodes and DNS, and how it is authenticated |
 //! | [`prefix_claims`] | which prefixes a peer may really use here |
+//! | [`translated_prefix`] | how an overlapping prefix of a peer is seen here |
 //! | [`time`] | time as plain numbers |
 //! | [`surface`], [`report`] | what every part shows to its operator, and the answers it gives |
 //!
@@ -47,6 +48,7 @@ pub mod service_export;
 pub mod service_import;
 pub mod surface;
 pub mod time;
+pub mod translated_prefix;
 pub mod tunnel_gateway;
 
 pub use cluster_id::ClusterId;
@@ -59,6 +61,7 @@ pub use prefix::Prefix;
 pub use routing_policy::{ClusterRoutingPolicy, RoutingPolicy};
 pub use service_export::ServiceExport;
 pub use service_import::ServiceImport;
+pub use translated_prefix::TranslatedPrefix;
 pub use tunnel_gateway::TunnelGateway;
 
 /// The Kubernetes kinds Tombolo reads and writes, under the names the rest of the house uses.

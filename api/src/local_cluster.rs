@@ -43,7 +43,8 @@ pub struct LocalClusterSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub cluster_set_prefixes: Vec<Prefix>,
-    /// Overlapping prefixes of peers are translated into these.
+    /// Overlapping prefixes of peers whose `ClusterPeer` has `allowOverlap` are translated into these. They mean something
+    /// inside this cluster only; each peer's prefix takes a range of its own length.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub translation_prefixes: Vec<Prefix>,
@@ -155,6 +156,11 @@ impl LocalClusterSpec {
     /// The prefixes peers may send to: pods and infrastructure.
     pub fn advertised_prefixes(&self) -> impl Iterator<Item = &Prefix> {
         self.pod_prefixes.iter().chain(&self.infrastructure_prefixes)
+    }
+
+    /// Every prefix that means something in this cluster: what a peer cannot have here.
+    pub fn own_prefixes(&self) -> impl Iterator<Item = &Prefix> {
+        self.advertised_prefixes().chain(&self.cluster_set_prefixes).chain(&self.translation_prefixes)
     }
 }
 

@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
+use crate::TranslatedPrefix;
 use crate::health::{PathReason, Reachability};
 
 /// `status` of a controller.
@@ -64,7 +65,11 @@ pub struct PeerSync {
     pub reason: String,
     pub services_in: usize,
     pub services_out: usize,
+    /// What is routed to it: its prefixes as they are seen here.
     pub prefixes: Vec<String>,
+    /// Which of these are not its own, and what they are there.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub translations: Vec<TranslatedPrefix>,
     /// What of its record or advertisement was refused, in words.
     pub refused: Vec<String>,
 }
@@ -115,6 +120,9 @@ pub struct PathReport {
     pub round_trip_ms: Option<f64>,
     pub loss_percent: Option<f64>,
     pub mtu: Option<u16>,
+    /// Which of its prefixes are seen here as others, and what they are there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub translations: Vec<TranslatedPrefix>,
     pub sessions: Vec<SessionReport>,
 }
 

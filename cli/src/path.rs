@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use api::TranslatedPrefix;
 use api::health::Reachability;
 use api::report::{GatewayReport, HopReport, NodeReport, PathReport, PingReport, RouteReport};
 use serde::Serialize;
@@ -121,6 +122,9 @@ fn render(path: &PathReport) -> String {
         Reachability::Unknown => Glyph::Unknown,
     };
     let mut text = String::new();
+    for TranslatedPrefix { real, seen } in &path.translations {
+        text.push_str(&format!("{} address  {seen} is {real} there\n", Glyph::Good.text()));
+    }
     for session in &path.sessions {
         let endpoint = session.endpoint.as_deref().unwrap_or("no address known");
         let handshake = session
@@ -179,6 +183,29 @@ pub async fn ping(run_dir: &Path, peer: &str, format: Format) -> anyhow::Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_peers_prefix_is_there_stands_before_the_sessions_that_carry_it() {
+        let translation = TranslatedPrefix {
+            real: "10.1.0.0/16".parse().expect("good"),
+            seen: "10.241.0.0/16".parse().expect("good"),
+        };
+        let path = PathReport {
+            peer: "birch".into(),
+            reachability: Reachability::Up,
+            reason: api::health::PathReason::Answering,
+            age: 1.0,
+            round_trip_ms: None,
+            loss_percent: None,
+            mtu: None,
+            translations: vec![translation],
+            sessions: vec![api::report::SessionReport::default()],
+        };
+        let text = render(&path);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].ends_with("address  10.241.0.0/16 is 10.1.0.0/16 there"), "{text}");
+        assert!(lines[1].contains("session"), "{text}");
+    }
 
     #[test]
     fn every_route_says_its_hops_and_one_that_is_amiss_why_and_what_to_do() {

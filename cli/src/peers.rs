@@ -33,7 +33,7 @@ fn render(peers: &[PeerSync]) -> String {
             peer.state.clone(),
             peer.fingerprint.clone(),
             peer.record_generation.map_or_else(|| "?".into(), |generation| format!("gen {generation}")),
-            peer.prefixes.join(","),
+            prefixes(peer),
             format!("{}/{}", peer.services_in, peer.services_out),
             peer.last_sync_age.map_or_else(|| "?".into(), seconds),
         ]);
@@ -43,6 +43,17 @@ fn render(peers: &[PeerSync]) -> String {
         text.push_str(&format!("{} {peer}: refused: {refused}\n", Glyph::Bad.text()));
     }
     text
+}
+
+/// As clients here use them, with the peer's own beside those that are translated.
+fn prefixes(peer: &PeerSync) -> String {
+    let shown = peer.prefixes.iter().map(|prefix| {
+        match peer.translations.iter().find(|translation| translation.seen.to_string() == *prefix) {
+            Some(translation) => format!("{prefix} (there {})", translation.real),
+            None => prefix.clone(),
+        }
+    });
+    shown.collect::<Vec<_>>().join(",")
 }
 
 /// Prints this cluster's ClusterPeer manifest for another cluster.
@@ -60,5 +71,24 @@ pub async fn export(run_dir: &Path) -> anyhow::Result<Outcome> {
             Ok(Outcome::CouldNotFindOut)
         }
         answer => Ok(crate::ask::explain_silence(run_dir, Part::Controller, &answer)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_that_is_seen_as_another_is_shown_with_the_peers_own() {
+        let translation = api::TranslatedPrefix {
+            real: "10.1.0.0/16".parse().expect("a prefix"),
+            seen: "10.241.0.0/16".parse().expect("a prefix"),
+        };
+        let peer = PeerSync {
+            prefixes: vec!["10.2.0.0/16".into(), "10.241.0.0/16".into()],
+            translations: vec![translation],
+            ..PeerSync::default()
+        };
+        assert_eq!(prefixes(&peer), "10.2.0.0/16,10.241.0.0/16 (there 10.1.0.0/16)");
     }
 }

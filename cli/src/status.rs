@@ -232,6 +232,7 @@ mod tests {
             round_trip_ms: measured.then_some(12.3),
             loss_percent: measured.then_some(0.0),
             mtu: measured.then_some(1420),
+            translations: Vec::new(),
             sessions: vec![],
         }
     }

@@ -159,6 +159,7 @@ fn report(engine: &Engine, leads: bool) -> ControllerReport {
         let talk = id.and_then(|id| engine.talk(id));
         let synced = talk.is_some_and(|talk| talk.synced);
         let status = peer.status.as_ref();
+        let claims = id.and_then(|id| engine.claims(id));
         let reason = match talk {
             _ if synced => String::new(),
             Some(talk) if !talk.ended.is_empty() => talk.ended.clone(),
@@ -177,10 +178,8 @@ fn report(engine: &Engine, leads: bool) -> ControllerReport {
                 .map(|usable| usable.services())
                 .unwrap_or_default(),
             services_out,
-            prefixes: id
-                .and_then(|id| engine.claims(id))
-                .map(|claims| claims.accepted.iter().map(ToString::to_string).collect())
-                .unwrap_or_default(),
+            prefixes: claims.map(|claims| claims.seen().map(|prefix| prefix.to_string()).collect()).unwrap_or_default(),
+            translations: claims.map(|claims| claims.translated.clone()).unwrap_or_default(),
             refused: status.map(|status| status.refused.clone()).unwrap_or_default(),
         }
     });

@@ -111,7 +111,7 @@ impl Shared {
             slot: Some(running.slot),
             draining: snapshot.report.draining,
             lanes: lanes.collect(),
-            peers: paths(&snapshot),
+            peers: paths(&snapshot, self.roster.load_full().as_deref()),
             problems: self.problems(&snapshot),
             feed,
         }
@@ -213,7 +213,8 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn paths(snapshot: &Snapshot) -> Vec<PathReport> {
+fn paths(snapshot: &Snapshot, roster: Option<&Roster>) -> Vec<PathReport> {
+    let peers = || roster.iter().flat_map(|roster| &roster.topology.peers);
     let path = |health: &api::health::PeerHealth| {
         let links = snapshot.links.iter().filter(|link| link.link.cluster == health.cluster);
         let sessions = links.map(|link| SessionReport {
@@ -233,6 +234,10 @@ fn paths(snapshot: &Snapshot) -> Vec<PathReport> {
             round_trip_ms: health.round_trip.map(|time| time.as_secs_f64() * 1e3),
             loss_percent: health.round_trip.map(|_| f64::from(health.loss_permille) / 10.0),
             mtu: Some(health.mtu),
+            translations: peers()
+                .find(|peer| peer.id == health.cluster)
+                .map(|peer| peer.translations.clone())
+                .unwrap_or_default(),
             sessions: sessions.collect(),
         }
     };

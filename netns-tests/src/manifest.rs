@@ -14,6 +14,8 @@ pub struct LocalCluster {
     pub pod_prefixes: Vec<String>,
     pub infrastructure_prefixes: Vec<String>,
     pub cluster_set_prefixes: Vec<String>,
+    /// What overlapping prefixes of peers are seen as: nothing, for none that may overlap.
+    pub translation_prefixes: Vec<String>,
     /// `Exported` or `Open`.
     pub pod_reachability: &'static str,
     pub labels: Vec<(String, String)>,
@@ -34,6 +36,7 @@ impl LocalCluster {
             pod_prefixes: texts(cluster.ranges().pods()),
             infrastructure_prefixes: texts(cluster.ranges().infrastructure()),
             cluster_set_prefixes: texts(cluster.ranges().clusterset()),
+            translation_prefixes: Vec::new(),
             pod_reachability: "Exported",
             labels: Vec::new(),
             slots: u8::try_from(cluster.gateways().len()).unwrap_or(u8::MAX).max(1),
@@ -50,6 +53,9 @@ impl fmt::Display for LocalCluster {
         writeln!(f, "  podPrefixes: [{}]", quoted(&self.pod_prefixes))?;
         writeln!(f, "  infrastructurePrefixes: [{}]", quoted(&self.infrastructure_prefixes))?;
         writeln!(f, "  clusterSetPrefixes: [{}]", quoted(&self.cluster_set_prefixes))?;
+        if !self.translation_prefixes.is_empty() {
+            writeln!(f, "  translationPrefixes: [{}]", quoted(&self.translation_prefixes))?;
+        }
         writeln!(f, "  podReachability: {}", self.pod_reachability)?;
         writeln!(f, "  gateways:\n    slots: {}\n    lanes: {}", self.slots, self.lanes)?;
         if !self.external_addresses.is_empty() {

@@ -194,6 +194,7 @@ pub(crate) fn peer(of: usize, local: &LocalCluster, accept: Vec<String>, state: 
         record: status.record.clone(),
         endpoints: vec![],
         allowed_prefixes: local.spec.advertised_prefixes().copied().collect(),
+        allow_overlap: false,
         accept: Accept { namespaces: accept },
         state,
     };

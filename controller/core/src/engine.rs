@@ -19,7 +19,7 @@ use api::prefix_claims::{self, PrefixClaims};
 use api::time::{Instant, WallTime};
 use api::{
     ClusterId, ClusterMember, ClusterPeer, ClusterRoutingPolicy, LocalCluster, RoutingPolicy, ServiceImport,
-    TunnelGateway,
+    TranslatedPrefix, TunnelGateway,
 };
 
 use crate::addresses::AddressPool;
@@ -31,6 +31,7 @@ use crate::membership::{self, SlotKeys};
 use crate::plan::{Outcome, Subject, Write};
 use crate::recall::{self, Recall, Remembered};
 use crate::remote::{Memory, RemoteIndex, Token};
+use crate::translations;
 use crate::validity::{Bounds, Terms};
 
 /// How long a subject waits after a write failed: a store that is away is not asked harder.
@@ -79,6 +80,8 @@ pub struct Engine {
     pub(crate) node_addresses: AddressPool,
     pub(crate) addresses_read_back: bool,
     pub(crate) claims: BTreeMap<ClusterId, PrefixClaims>,
+    /// How each peer's overlapping prefixes are to be seen here; in force once its status says so.
+    pub(crate) translations: BTreeMap<ClusterId, Vec<TranslatedPrefix>>,
     pub(crate) slot_keys: SlotKeys,
     pub(crate) own: Option<(SignedRecord, MemberRecord)>,
     pub(crate) talks: BTreeMap<ClusterId, Talk>,
@@ -127,6 +130,7 @@ impl Engine {
             node_addresses: AddressPool::default(),
             addresses_read_back: false,
             claims: BTreeMap::new(),
+            translations: BTreeMap::new(),
             slot_keys: SlotKeys::new(),
             own: last_record,
             talks: BTreeMap::new(),
@@ -484,9 +488,15 @@ impl Engine {
             let Some(id) = peer.metadata.name.as_deref().and_then(|name| ClusterId::new(name).ok()) else { continue };
             // A peer of our own name could speak for our own endpoints.
             if id != own {
-                let prefixes = claims.get(&id).map(|claims| claims.accepted.clone()).unwrap_or_default();
-                terms.insert(id, Terms { accept: peer.spec.accept.clone(), prefixes });
+                let PrefixClaims { accepted: prefixes, translated: translations, .. } =
+                    claims.get(&id).cloned().unwrap_or_default();
+                terms.insert(id, Terms { accept: peer.spec.accept.clone(), prefixes, translations });
             }
+        }
+        // Before all peers were shown, what they were given may look free.
+        if self.peers.is_known() {
+            let (peers, before) = (self.peers.values(), &self.translations);
+            self.translations = translations::allocate(&local.spec, peers, &claims, before);
         }
         self.claims = claims;
         // Before the peers were shown, nobody's trust was taken back.
@@ -552,6 +562,8 @@ impl Engine {
     }
 }
 
+#[cfg(test)]
+mod overlap_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -52,6 +52,7 @@ pub mod service_plan;
 pub mod slices;
 #[cfg(test)]
 mod testing;
+pub mod translations;
 pub mod validity;
 
 pub use engine::Engine;

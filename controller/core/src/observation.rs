@@ -43,8 +43,10 @@ impl Engine {
         let mut terms_changed = false;
         for touched in self.peers.observe(step) {
             let after = self.peers.get(&touched.key);
-            let meaning =
-                |peer: &ClusterPeer| (peer.spec.clone(), peer.status.as_ref().map(|status| status.record.clone()));
+            let meaning = |peer: &ClusterPeer| {
+                let record = peer.status.as_ref().map(|status| status.record.clone());
+                (peer.spec.clone(), record, peer.translations().to_vec())
+            };
             terms_changed |= touched.before.as_ref().map(meaning) != after.map(meaning);
             if let Ok(id) = ClusterId::new(&touched.key.name) {
                 if after.is_none() {

@@ -8,8 +8,9 @@ use api::cluster_peer::PeerState;
 use api::conditions::{ConditionType, Reason};
 use api::keys::IdentityKey;
 use api::member_record::SignedRecord;
+use api::prefix_claims::Untranslated;
 use api::time::{Instant, WallTime};
-use api::{ClusterId, ClusterMember, ClusterPeer, RoutingPolicy};
+use api::{ClusterId, ClusterMember, ClusterPeer, Prefix, RoutingPolicy};
 use kube::core::object::HasStatus;
 
 use crate::condition::{self, Status, Wanted};
@@ -163,7 +164,8 @@ impl Engine {
         }
         let nothing = Talk::default();
         let talk = self.talks.get(&id).unwrap_or(&nothing);
-        status.refused = self.claims.get(&id).map(|claims| claims.refused.clone()).unwrap_or_default();
+        status.translations = self.translations.get(&id).cloned().unwrap_or_default();
+        status.refused = self.refused_prefixes(&id);
         status.refused.extend(talk.refused_records.iter().map(|(reason, message)| format!("{reason}: {message}")));
         // No counts: an object is written on transitions, and the metrics count.
         let examples = self.remote.refused_examples(&id);
@@ -182,6 +184,15 @@ impl Engine {
         status_write(peer, status).into_iter().collect()
     }
 
+    /// What a peer claims and does not get, as an operator would say it.
+    fn refused_prefixes(&self, id: &ClusterId) -> Vec<String> {
+        let Some(claims) = self.claims.get(id) else { return Vec::new() };
+        let given = self.translations.get(id).map(Vec::as_slice).unwrap_or_default();
+        let without = |real: &Prefix| given.iter().all(|translation| translation.real != *real);
+        let waiting = claims.untranslated.iter().filter(|waiting| without(&waiting.real));
+        claims.refused.iter().cloned().chain(waiting.map(Untranslated::reason)).collect()
+    }
+
     fn peer_conditions(&self, peer: &ClusterPeer, id: &ClusterId, talk: &Talk) -> [Wanted; 3] {
         use ConditionType::{Accepted, Connected, Synced};
         if Some(id) == self.cluster_id() {
@@ -194,7 +205,7 @@ impl Engine {
             return [Accepted, Connected, Synced]
                 .map(|condition| Wanted::new(condition, false, Reason::Blocked, message));
         }
-        let refused_prefixes = self.claims.get(id).map(|claims| claims.refused.as_slice()).unwrap_or_default();
+        let refused_prefixes = self.refused_prefixes(id);
         let own_set = self.local_cluster().map(|local| &local.spec.cluster_set_id);
         let record = peer.newest_record();
         let other_set = record.as_ref().filter(|record| Some(&record.cluster_set_id) != own_set);

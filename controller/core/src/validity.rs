@@ -6,11 +6,12 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
+use core::net::IpAddr;
 
-use api::Prefix;
 use api::cluster_id::is_dns_label;
 use api::cluster_peer::Accept;
 use api::time::WallTime;
+use api::{Prefix, TranslatedPrefix, translated_prefix};
 
 use crate::advertisement::{AdvertisedService, AdvertisedSlice, Family, Item, ItemKey};
 use crate::merge::MAX_PORTS;
@@ -94,6 +95,16 @@ pub struct Terms {
     pub accept: Accept,
     /// Its prefixes as judged by [`api::prefix_claims`].
     pub prefixes: Vec<Prefix>,
+    /// Its prefixes that overlap, and how each is seen here.
+    pub translations: Vec<TranslatedPrefix>,
+}
+
+impl Terms {
+    /// How an address of the cluster is seen here, which is what clients can use; `None` when it is not its own.
+    pub fn seen(&self, real: IpAddr) -> Option<IpAddr> {
+        let own = || self.prefixes.iter().any(|prefix| prefix.contains(real)).then_some(real);
+        translated_prefix::seen(&self.translations, real).or_else(own)
+    }
 }
 
 /// The item as it may be used, `None` when nothing of it may; and why it is less than what was said.
@@ -181,14 +192,16 @@ fn judge_slice(slice: &AdvertisedSlice, terms: &Terms, refusals: &mut Vec<Refusa
     }
     let mut outside = false;
     let mut malformed = false;
-    usable.endpoints.retain(|endpoint| {
-        let inside = terms.prefixes.iter().any(|prefix| prefix.contains(endpoint.address));
+    usable.endpoints.retain_mut(|endpoint| {
+        let seen = terms.seen(endpoint.address);
+        let inside = seen.is_some();
         let formed = Family::of(endpoint.address) == slice.family
             && endpoint.hostname.as_ref().is_none_or(|name| is_dns_label(name))
             && endpoint.node.as_ref().is_none_or(|name| name.len() <= 253)
             && endpoint.zone.as_ref().is_none_or(|name| is_label_value(name));
         outside |= !inside;
         malformed |= !formed;
+        endpoint.address = seen.unwrap_or(endpoint.address);
         inside && formed
     });
     refusals.extend(outside.then_some(Refusal::EndpointOutsidePrefixes));
@@ -234,7 +247,7 @@ mod tests {
     use crate::testing::{plain_service, plain_slice, service, slice, time};
 
     fn terms() -> Terms {
-        Terms { accept: Accept::default(), prefixes: vec!["10.2.0.0/16".parse().unwrap()] }
+        Terms { prefixes: vec!["10.2.0.0/16".parse().unwrap()], ..Terms::default() }
     }
 
     fn web() -> ServiceName {

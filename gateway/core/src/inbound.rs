@@ -186,6 +186,7 @@ impl Inbound {
         };
         plain.truncate(index, len);
         if verdict == Verdict::Deliver {
+            translate(table, opened.link, plain.bytes_mut(index));
             self.delivered.packets += 1;
             self.delivered.bytes += len as u64;
         }
@@ -223,6 +224,14 @@ impl Inbound {
     }
 }
 
+/// From here on the packet has addresses that mean something in this cluster.
+fn translate(table: &RouteTable, link: LinkId, bytes: &mut [u8]) {
+    let Some(translation) = table.translation(link) else { return };
+    if let Ok(packet) = Packet::parse(bytes) {
+        translation.rewrite_inbound(&packet, bytes);
+    }
+}
+
 fn link_of(datagrams: &Arena<Received>, index: u32) -> Option<LinkId> {
     datagrams.meta(index as usize).and_then(|meta| meta.link)
 }
@@ -235,8 +244,13 @@ enum Way {
 /// Decision 9: a peer's packet has a source of that peer and a destination of ours, and opens only what is exported.
 fn check(table: &RouteTable, exports: &Exports, link: LinkId, packet: &Packet) -> Result<Way, Refusal> {
     let flow = &packet.flow;
+    // The addresses in `flow` are the peer's own; only as it is seen here has the source an owner here.
+    let source = match table.translation(link) {
+        Some(translation) => translation.seen_source(flow.source).ok_or(Refusal::WrongSource)?,
+        None => flow.source,
+    };
     let link = table.link(link).ok_or(Refusal::UnknownSession)?;
-    let from_control = match table.owner(flow.source) {
+    let from_control = match table.owner(source) {
         Some(Owner::Peer(cluster)) if cluster == link.cluster => false,
         Some(Owner::PeerControl { cluster, slot }) if cluster == link.cluster && slot == link.slot => true,
         _ => return Err(Refusal::WrongSource),

@@ -36,7 +36,7 @@
 //! # Where to read on
 //!
 //! [`packet`] is the only place that looks into foreign IP bytes, [`datagram`] into foreign WireGuard headers, [`probe`]
-//! into probes. [`roster`] makes the topology of the cluster's objects, [`export_index`] what peers may connect to.
+//! into probes; [`translation`] is the only one that changes packets. [`roster`] makes the topology of the cluster's objects, [`export_index`] what peers may connect to.
 //! [`refusal`] lists every reason to drop something. [`path`] is the life of one link as a state machine.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -66,6 +66,7 @@ pub mod route_table;
 pub mod session;
 pub mod topology;
 mod topology_check;
+pub mod translation;
 
 pub use arena::Arena;
 pub use event::{Event, EventKind};
@@ -81,3 +82,4 @@ pub use refusal_log::{RefusalLog, RefusalRecord};
 pub use route_table::RouteTable;
 pub use session::{OpenBatch, Opened, Received, SealBatch, Sealed, Session, Sessions};
 pub use topology::{OurGateway, PeerCluster, PeerGateway, PeerLane, Standing, Topology};
+pub use translation::Translation;

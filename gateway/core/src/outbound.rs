@@ -73,8 +73,11 @@ impl Outbound {
         self.order.clear();
         for index in 0..plain.len() {
             match self.choose(table, sessions, plain.bytes(index), answers, now) {
-                Ok((link, len)) => {
-                    plain.truncate(index, len);
+                Ok((link, packet)) => {
+                    plain.truncate(index, packet.len);
+                    if let Some(translation) = table.translation(link) {
+                        translation.rewrite_outbound(&packet, plain.bytes_mut(index));
+                    }
                     if let Some(meta) = plain.meta_mut(index) {
                         *meta = Outgoing { link: Some(link), refused: None };
                     }
@@ -105,7 +108,7 @@ impl Outbound {
         self.forwarded
     }
 
-    /// The link for one packet, and the packet's own length.
+    /// The link for one packet, and what was read of it.
     fn choose<S: Sessions + ?Sized>(
         &mut self,
         table: &RouteTable,
@@ -113,7 +116,7 @@ impl Outbound {
         bytes: &[u8],
         answers: &mut Arena<()>,
         now: Instant,
-    ) -> Result<(LinkId, usize), Refusal> {
+    ) -> Result<(LinkId, Packet), Refusal> {
         let packet = Packet::parse(bytes)?;
         if is_neighbour_traffic(packet.flow.destination) {
             return Err(Refusal::NeighbourTraffic);
@@ -129,7 +132,7 @@ impl Outbound {
         if packet.len > usize::from(link.mtu) {
             return Err(self.answer_too_big(&packet, bytes, link.mtu, answers, now));
         }
-        Ok((link.id, packet.len))
+        Ok((link.id, packet))
     }
 
     fn answer_too_big(

@@ -10,7 +10,7 @@ use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 use api::cluster_peer::PeerState;
 use api::keys::control_address;
 use api::member_record::{LaneRecord, MemberRecord, MemberState, SignedRecord, SlotRecord};
-use api::prefix_claims;
+use api::prefix_claims::{self, PrefixClaims};
 use api::{ClusterPeer, LocalCluster, Prefix};
 use ipnet::{IpNet, Ipv6Net};
 
@@ -76,13 +76,13 @@ impl Roster {
                 roster.problems.push(format!("{name}: has left the clusterset; delete its ClusterPeer"));
                 continue;
             }
-            let accepted = claims.remove(&record.cluster_id).map(|claims| claims.accepted).unwrap_or_default();
-            roster.add(peer, &record, accepted);
+            let claims = claims.remove(&record.cluster_id).unwrap_or_default();
+            roster.add(peer, &record, claims);
         }
         roster
     }
 
-    fn add(&mut self, peer: &ClusterPeer, record: &MemberRecord, prefixes: Vec<Prefix>) {
+    fn add(&mut self, peer: &ClusterPeer, record: &MemberRecord, claims: PrefixClaims) {
         let standing = match (peer.spec.state, record.state) {
             (PeerState::Drained | PeerState::Blocked, _) => Standing::DrainedHere,
             (PeerState::Active, MemberState::Draining | MemberState::Left) => Standing::Draining,
@@ -104,7 +104,9 @@ impl Roster {
             }
         });
         let gateways = gateways.collect();
-        self.topology.peers.push(PeerCluster { id: record.cluster_id.clone(), prefixes, standing, gateways });
+        let (id, prefixes) = (record.cluster_id.clone(), claims.seen().collect());
+        let translations = claims.translated;
+        self.topology.peers.push(PeerCluster { id, prefixes, translations, standing, gateways });
     }
 
     fn lanes(&mut self, record: &MemberRecord, slot: &SlotRecord, configured: &[String]) -> Vec<PeerLane> {

@@ -11,7 +11,8 @@ use super::*;
 fn local() -> LocalCluster {
     serde_json::from_value(json!({
         "metadata": {"name": "local"},
-        "spec": {"clusterId": "amber", "clusterSetId": "demo", "podPrefixes": ["10.1.0.0/16", "fd00:1::/48"]},
+        "spec": {"clusterId": "amber", "clusterSetId": "demo", "podPrefixes": ["10.1.0.0/16", "fd00:1::/48"],
+                 "translationPrefixes": ["10.240.0.0/12"]},
     }))
     .unwrap()
 }
@@ -104,6 +105,25 @@ fn a_record_may_not_claim_more_than_the_operator_allows() {
         spec["allowedPrefixes"] = json!(["10.2.0.0/15"]);
     });
     assert_eq!(roster.topology.peers[0].prefixes, ["10.2.0.0/16".parse().unwrap()]);
+}
+
+#[test]
+fn an_overlapping_prefix_is_used_as_it_is_seen_here() {
+    let mut peer = peer("birch");
+    peer.record.prefixes = vec!["10.1.0.0/16".parse().unwrap(), "10.2.0.0/16".parse().unwrap()];
+    let translation = json!({"real": "10.1.0.0/16", "seen": "10.241.0.0/16"});
+    let object = serde_json::from_value(json!({
+        "metadata": {"name": "birch"},
+        "spec": {"identityKeys": [peer.identity.public()], "allowOverlap": true,
+                 "record": peer.identity.sign_record(&peer.record).to_base64()},
+        "status": {"translations": [translation]},
+    }))
+    .unwrap();
+    let control = "fd12::1".parse().unwrap();
+    let roster = Roster::new(&local(), 0, 1, control, &BTreeMap::from([("birch".to_owned(), object)]));
+    let birch = &roster.topology.peers[0];
+    assert_eq!(birch.prefixes, ["10.2.0.0/16", "10.241.0.0/16"].map(|text| text.parse().unwrap()));
+    assert_eq!(birch.translations, [serde_json::from_value(translation).unwrap()]);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 
 use crate::link::{LaneNumber, LinkId};
 use crate::topology::Topology;
+use crate::translation::Translation;
 
 /// Whose an address is. Clusters are numbers within one table: see [`RouteTable::cluster`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,6 +71,8 @@ pub struct RouteTable {
 #[derive(Debug, Default)]
 struct Owners {
     list: Vec<Owner>,
+    /// By cluster number.
+    translations: Vec<Translation>,
     ipv4: Ranges,
     ipv6: Ranges,
 }
@@ -92,7 +95,9 @@ impl RouteTable {
                 }
             }
         }
-        let owners = Owners { list, ipv4: Ranges::new(&claims, true), ipv6: Ranges::new(&claims, false) };
+        let translations = topology.peers.iter().map(|peer| Translation::new(&peer.translations)).collect();
+        let (ipv4, ipv6) = (Ranges::new(&claims, true), Ranges::new(&claims, false));
+        let owners = Owners { list, translations, ipv4, ipv6 };
         let clusters = topology.peers.iter().map(|peer| peer.id.clone()).collect();
         let empty = Self { owners: Arc::new(owners), clusters, links: Vec::new(), choices: Vec::new() };
         empty.with_links(links)
@@ -141,6 +146,12 @@ impl RouteTable {
     /// The cluster at the other end of a link.
     pub fn cluster_of(&self, link: LinkId) -> Option<&ClusterId> {
         self.link(link).and_then(|link| self.cluster(link.cluster))
+    }
+
+    /// How packets of the cluster at the other end of a link are to be rewritten; `None` where nothing overlaps.
+    pub fn translation(&self, link: LinkId) -> Option<&Translation> {
+        let translation = self.owners.translations.get(usize::from(self.link(link)?.cluster))?;
+        (!translation.is_empty()).then_some(translation)
     }
 
     fn position(&self, address: IpAddr) -> Option<usize> {

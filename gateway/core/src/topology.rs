@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use core::net::{Ipv6Addr, SocketAddr};
 
 use api::keys::TunnelKey;
-use api::{ClusterId, Prefix};
+use api::{ClusterId, Prefix, TranslatedPrefix};
 
 /// The whole wanted state. [`crate::Paths::reconfigure`] works out what changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,8 +34,10 @@ pub struct OurGateway {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerCluster {
     pub id: ClusterId,
-    /// What it may use as source and what is routed to it.
+    /// What is routed to it, and what it may use as source: its addresses as they are seen here.
     pub prefixes: Vec<Prefix>,
+    /// Which of these are not its own, and what they are between the clusters (decision 7).
+    pub translations: Vec<TranslatedPrefix>,
     pub standing: Standing,
     pub gateways: Vec<PeerGateway>,
 }

@@ -81,6 +81,8 @@ impl<'a> Check<'a> {
         let mut accepted = peer.clone();
         accepted.prefixes.retain(|prefix| self.accept_or_name(self.prefix_fault(&peer.id, *prefix)));
         self.prefixes.extend(accepted.prefixes.iter().map(|prefix| (*prefix, peer.id.clone())));
+        let PeerCluster { prefixes, translations, .. } = &mut accepted;
+        translations.retain(|translation| prefixes.contains(&translation.seen));
         let mut slots = BTreeSet::new();
         accepted.gateways.retain(|gateway| {
             let fault = RefusedClaim::SlotTwice { cluster: peer.id.clone(), slot: gateway.slot };
@@ -143,6 +145,7 @@ mod tests {
         PeerCluster {
             id: ClusterId::new(name).unwrap(),
             prefixes: [alloc::format!("10.{number}.0.0/16").parse().unwrap()].into(),
+            translations: Vec::new(),
             standing: Standing::Active,
             gateways: [PeerGateway {
                 slot: 0,

@@ -11,8 +11,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 
-use api::ClusterId;
 use api::time::Instant;
+use api::{ClusterId, TranslatedPrefix};
 use gateway_core::{
     Arena, Inbound, LaneNumber, Opened, OurGateway, Outbound, Outgoing, Paths, PeerCluster, PeerGateway, PeerLane,
     Received, RouteTable, Sealed, Standing, Topology, Verdict,
@@ -74,6 +74,11 @@ impl Side {
             .into(),
         };
         let prefixes = |number| [format!("10.{number}.0.0/16").parse().unwrap()].into();
+        // Every packet is translated on its way out, and on its way in.
+        let translation = TranslatedPrefix {
+            real: format!("10.{other}.0.0/16").parse().unwrap(),
+            seen: format!("10.{}.0.0/16", 30 + other).parse().unwrap(),
+        };
         let id = |number| ClusterId::new(&format!("cluster-{number}")).unwrap();
         let topology = Topology {
             ours: OurGateway {
@@ -86,7 +91,8 @@ impl Side {
             },
             peers: [PeerCluster {
                 id: id(other),
-                prefixes: prefixes(other),
+                prefixes: vec![translation.seen],
+                translations: vec![translation],
                 standing: Standing::Active,
                 gateways: [gateway].into(),
             }]
@@ -140,7 +146,7 @@ fn packets_and_refusals_cost_no_allocation_in_either_direction() {
     right.inbound.receive(&right_table, &right.sessions[0], &mut datagrams, &mut opened, &mut replies, now);
 
     // Good ones, forbidden ones, and noise, over and over.
-    let pods: [IpAddr; 2] = ["10.1.0.5", "10.2.0.5"].map(|address| address.parse().unwrap());
+    let pods: [IpAddr; 2] = ["10.1.0.5", "10.32.0.5"].map(|address| address.parse().unwrap());
     let batch: Vec<Vec<u8>> = (0..100u16)
         .map(|number| match number % 5 {
             0 => packets::tcp(pods[0], pods[1], number, 0x02),

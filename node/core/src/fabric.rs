@@ -92,6 +92,7 @@ pub fn fabric(facts: &Facts<'_>) -> State {
     add_nexthops(facts, vxlan.as_ref(), &mut state);
     add_outward_routes(facts, vxlan.as_ref(), &mut state);
     add_clusterset_routes(facts, local, vxlan.as_ref(), &mut state);
+    add_translation_routes(facts, local, &mut state);
     if vxlan.is_some() {
         add_inward_routes(facts, &mut state);
     }
@@ -286,6 +287,15 @@ fn add_clusterset_routes(facts: &Facts<'_>, local: &LocalClusterSpec, vxlan: Opt
             state.routes.insert(RouteKey::carrying(net), Route { source, ..Route::to(target) });
         }
     }
+}
+
+/// What no peer is seen as leads nowhere: also while an endpoint is known here before its peer's translation is, and when
+/// the peer is gone and its clients are not. A range that nodes live on was chosen wrongly, and is left alone.
+fn add_translation_routes(facts: &Facts<'_>, local: &LocalClusterSpec, state: &mut State) {
+    let nodes = || facts.nodes.values().flat_map(|node| &node.addresses);
+    let pools = local.translation_prefixes.iter().map(|prefix| prefix.net());
+    let free = pools.filter(|net| !nodes().any(|address| net.contains(address)));
+    state.routes.extend(free.map(|net| (RouteKey::blackhole(net), Route::BLACKHOLE)));
 }
 
 /// From a tunnel to the endpoint's node.

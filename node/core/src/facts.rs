@@ -11,7 +11,8 @@ use api::cluster_peer::PeerState;
 use api::kubernetes::Node;
 use api::local_cluster::LocalClusterSpec;
 use api::member_record::MemberState;
-use api::{ClusterId, ClusterPeer, Prefix, TunnelGateway, names, prefix_claims};
+use api::prefix_claims::{self, PrefixClaims, Untranslated};
+use api::{ClusterId, ClusterPeer, Prefix, TunnelGateway, names};
 use ipnet::IpNet;
 use kernel_core::{DeviceName, Family, Mac};
 
@@ -167,15 +168,20 @@ pub fn peers(
             control: record.as_ref().map(|record| record.control_prefix.net()),
         };
         if let Some(claims) = claims.get(id) {
-            facts.prefixes = claims.accepted.iter().map(Prefix::net).collect();
-            let refused = claims.refused.iter().cloned().map(Problem::PrefixRefused);
+            facts.prefixes = claims.seen().map(|prefix| prefix.net()).collect();
+            let untranslated = claims.untranslated.iter().map(Untranslated::reason);
+            let refused = claims.refused.iter().cloned().chain(untranslated).map(Problem::PrefixRefused);
             problems.entry(id.clone()).or_default().extend(refused);
         } else if let (PeerState::Blocked, Some(record)) = (peer.spec.state, &record) {
             // Judged as the last of all, so that a blocked peer takes nothing from the others.
-            let ours =
-                local.advertised_prefixes().chain(&local.cluster_set_prefixes).chain(&local.translation_prefixes);
-            let taken: Vec<&Prefix> = ours.chain(claims.values().flat_map(|claims| &claims.accepted)).collect();
-            let free = record.prefixes.iter().filter(|claimed| !taken.iter().any(|owned| owned.overlaps(claimed)));
+            let others: Vec<Prefix> = claims.values().flat_map(PrefixClaims::seen).collect();
+            let is_others = |prefix: &&Prefix| others.iter().any(|other| other.overlaps(prefix));
+            let is_ours = |prefix: &&Prefix| local.own_prefixes().any(|own| own.overlaps(prefix));
+            // Those that were translated are seen in a range of ours, and nowhere else.
+            let translated = peer.translations().iter().map(|translation| &translation.seen);
+            let given = |seen: &&Prefix| local.translation_prefixes.iter().any(|pool| pool.covers(seen));
+            let claimed = record.prefixes.iter().filter(|claimed| !is_ours(claimed));
+            let free = claimed.chain(translated.filter(given)).filter(|prefix| !is_others(prefix));
             facts.prefixes = free.map(Prefix::net).collect();
         }
         facts.prefixes.retain(|net| match node_inside(nodes, net) {

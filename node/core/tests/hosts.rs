@@ -2,6 +2,7 @@
 
 mod world;
 
+use api::TranslatedPrefix;
 use api::cluster_peer::PeerState;
 use api::health::{HealthReport, Reachability};
 use api::local_cluster::PodReachability;
@@ -311,6 +312,44 @@ fn a_prefix_that_is_ours_is_refused_by_name_and_the_peers_other_prefix_is_routed
     assert_eq!(ways(&state, "fd00:2::/48").len(), 1);
     let problem = core.problems().iter().next().unwrap();
     assert_eq!((problem.0.1.1.as_str(), problem.1.name()), ("birch", "PrefixRefused"));
+}
+
+#[test]
+fn an_overlapping_peer_is_reached_by_the_prefix_it_is_seen_as_and_leads_nowhere_when_blocked() {
+    let mut local = local();
+    local.spec.translation_prefixes = vec!["10.240.0.0/12".parse().unwrap()];
+    for state in [PeerState::Active, PeerState::Blocked] {
+        let mut core = host("worker");
+        // Birch has 10.1.0.0/16, as this cluster has.
+        let mut birch = peer_in("birch", 1, MemberState::Active, state);
+        birch.spec.allow_overlap = true;
+        let (real, seen) = ("10.1.0.0/16".parse().unwrap(), "10.241.0.0/16".parse().unwrap());
+        birch.status = Some(Default::default());
+        birch.status.as_mut().unwrap().translations = vec![TranslatedPrefix { real, seen }];
+        let changes = vec![
+            Input::LocalClusters(ObjectChange::Applied(local.clone())),
+            Input::ClusterPeers(ObjectChange::Applied(birch)),
+        ];
+        after(&mut core, at(20), changes);
+        let wanted = core.wanted();
+        assert!(has_blackhole(&wanted, "10.241.0.0/16"), "{state:?}");
+        assert_eq!(ways(&wanted, "10.241.0.0/16").len(), usize::from(state == PeerState::Active));
+        assert!(!wanted.routes.keys().any(|key| key.destination == net("10.1.0.0/16")), "our own pods stay ours");
+    }
+}
+
+#[test]
+fn addresses_that_no_peer_is_seen_as_leave_the_host_by_no_route_of_another() {
+    let mut local = local();
+    // The third is where nodes live.
+    const NODES: &str = "172.31.1.0/24";
+    let pools = ["10.240.0.0/12", "fd0f::/16", NODES];
+    local.spec.translation_prefixes = pools.map(|text| text.parse().unwrap()).to_vec();
+    let mut core = host("worker");
+    after(&mut core, at(20), vec![Input::LocalClusters(ObjectChange::Applied(local))]);
+    let wanted = core.wanted();
+    let held = pools.map(|text| has_blackhole(&wanted, text));
+    assert_eq!(held, [true, true, false]);
 }
 
 #[test]

@@ -37,6 +37,7 @@ fn peer() -> ClusterPeer {
         record: signed(1, "e1", 5).to_base64(),
         endpoints: vec![],
         allowed_prefixes: vec![],
+        allow_overlap: false,
         accept: Accept::default(),
         state: PeerState::Active,
     };

@@ -78,6 +78,7 @@ impl World {
         let peer = |name: &str, number: u8, slots: u16| PeerCluster {
             id: ClusterId::new(name).unwrap(),
             prefixes: [alloc::format!("10.{number}.0.0/16").parse().unwrap()].into(),
+            translations: Vec::new(),
             standing: Standing::Active,
             gateways: (0..slots)
                 .map(|slot| PeerGateway {

@@ -116,6 +116,7 @@ pub(crate) fn topology(of: usize) -> Topology {
     let peer = |cluster: usize| PeerCluster {
         id: id(cluster),
         prefixes: prefixes(cluster),
+        translations: Vec::new(),
         standing: Standing::Active,
         gateways: [PeerGateway {
             slot: 0,

@@ -101,6 +101,7 @@ pub fn peer_in(name: &str, number: u8, member: MemberState, state: PeerState) ->
             record,
             endpoints: vec![],
             allowed_prefixes: vec![],
+            allow_overlap: false,
             accept: Accept::default(),
             state,
         },
