@@ -23,7 +23,7 @@ use crate::{ClusterId, Kind, Prefix, Scope, TranslatedPrefix, Violation, names};
     category = "tombolo",
     status = "ClusterPeerStatus",
     derive = "PartialEq",
-    printcolumn = r#"{"name":"State","type":"string","jsonPath":".spec.state"}"#,
+    printcolumn = r#"{"name":"State","type":"string","jsonPath":".status.conditions[?(@.type==\"Used\")].reason"}"#,
     printcolumn = r#"{"name":"Connected","type":"string","jsonPath":".status.conditions[?(@.type==\"Connected\")].status"}"#
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -77,7 +77,8 @@ impl Accept {
     }
 }
 
-#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+/// From the mildest to the strictest.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, JsonSchema)]
 pub enum PeerState {
     #[default]
     Active,
@@ -111,7 +112,45 @@ pub struct ClusterPeerStatus {
     pub conditions: Vec<Condition>,
 }
 
+impl PeerState {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "Active",
+            Self::Drained => "Drained",
+            Self::Blocked => "Blocked",
+        }
+    }
+}
+
+impl core::fmt::Display for PeerState {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl core::str::FromStr for PeerState {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let all = [Self::Active, Self::Drained, Self::Blocked];
+        all.into_iter()
+            .find(|state| state.as_str() == text)
+            .ok_or_else(|| format!("'{text}' is no state of a peer: write Drained or Blocked"))
+    }
+}
+
 impl ClusterPeer {
+    /// The state in force: what the spec says or the order of the moment ([`names::STATE`]), whichever is stricter.
+    pub fn state(&self) -> PeerState {
+        self.spec.state.max(self.ordered_state())
+    }
+
+    /// What the order of the moment says; `Active` where there is none.
+    pub fn ordered_state(&self) -> PeerState {
+        let order = self.metadata.annotations.as_ref().and_then(|all| all.get(names::STATE));
+        order.and_then(|text| text.parse().ok()).unwrap_or_default()
+    }
+
     /// The newest record known for this peer, already verified against its trusted identities.
     ///
     /// Falls back to the bootstrap record when the learned one is absent, broken or signed by nobody trusted.
@@ -156,6 +195,11 @@ impl Kind for ClusterPeer {
             )),
             Ok(Ok(_)) => {}
         }
+        if let Some(order) = self.metadata.annotations.as_ref().and_then(|all| all.get(names::STATE))
+            && let Err(reason) = order.parse::<PeerState>()
+        {
+            found.push(Violation::new(format!("metadata.annotations[{}]", names::STATE), reason));
+        }
         for (index, prefix) in self.spec.allowed_prefixes.iter().enumerate() {
             if prefix.is_forbidden_to_members() {
                 found.push(Violation::new(
@@ -179,6 +223,29 @@ mod tests {
         for namespace in ["kube-system", "default", "tombolo-system"] {
             assert!(!accept.accepts(namespace), "{namespace}");
         }
+    }
+
+    #[test]
+    fn the_stricter_of_spec_and_order_is_in_force_and_an_unknown_order_is_refused_by_name() {
+        let peer = |spec: &str, order: &str| -> ClusterPeer {
+            serde_json::from_value(serde_json::json!({
+                "metadata": {"name": "birch", "annotations": {names::STATE: order}},
+                "spec": {"identityKeys": [], "record": "", "state": spec},
+            }))
+            .unwrap()
+        };
+        for (spec, order, state) in [
+            ("Active", "Drained", PeerState::Drained),
+            ("Drained", "Active", PeerState::Drained),
+            ("Drained", "Blocked", PeerState::Blocked),
+            ("Blocked", "Drained", PeerState::Blocked),
+            ("Active", "nonsense", PeerState::Active),
+        ] {
+            assert_eq!(peer(spec, order).state(), state, "{spec} {order}");
+        }
+        let refused =
+            |order| peer("Active", order).violations().iter().any(|found| found.to_string().contains(names::STATE));
+        assert!(refused("nonsense") && !refused("Drained"));
     }
 
     #[test]

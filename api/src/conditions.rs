@@ -40,6 +40,9 @@ words!(
         Connected,
         /// ClusterPeer: its advertisement is known and current.
         Synced,
+        /// ClusterPeer: neither operator of the two clusters keeps new connections from it. LocalCluster: the operator
+        /// asks no member to do so.
+        Used,
     }
 );
 
@@ -74,5 +77,6 @@ words!(
         UntrustedIdentity,
         RecordOutdated,
         Ready, Starting, Draining,
+        Active, Left,
     }
 );

@@ -59,6 +59,17 @@ pub struct LocalClusterSpec {
     pub labels: alloc::collections::BTreeMap<String, String>,
     #[serde(default)]
     pub dns: DnsSettings,
+    #[serde(default)]
+    pub state: LocalState,
+}
+
+/// Whether other clusters should use this one.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, JsonSchema)]
+pub enum LocalState {
+    #[default]
+    Active,
+    /// Connected, but every member is asked to give it no new connections.
+    Draining,
 }
 
 /// How a connection to a clusterset IP gets its endpoint (decision 6).
@@ -152,6 +163,38 @@ pub struct LocalClusterStatus {
     pub conditions: Vec<Condition>,
 }
 
+impl LocalState {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "Active",
+            Self::Draining => "Draining",
+        }
+    }
+}
+
+impl core::str::FromStr for LocalState {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let all = [Self::Active, Self::Draining];
+        let known = all.into_iter().find(|state| state.as_str() == text);
+        known.ok_or_else(|| alloc::format!("'{text}' is no state of this cluster: write Draining"))
+    }
+}
+
+impl LocalCluster {
+    /// The state in force: what the spec says or the order of the moment ([`names::STATE`]), whichever is stricter.
+    pub fn state(&self) -> LocalState {
+        self.spec.state.max(self.ordered_state())
+    }
+
+    /// What the order of the moment says; `Active` where there is none.
+    pub fn ordered_state(&self) -> LocalState {
+        let order = self.metadata.annotations.as_ref().and_then(|all| all.get(names::STATE));
+        order.and_then(|text| text.parse().ok()).unwrap_or_default()
+    }
+}
+
 impl LocalClusterSpec {
     /// The prefixes peers may send to: pods and infrastructure.
     pub fn advertised_prefixes(&self) -> impl Iterator<Item = &Prefix> {
@@ -171,6 +214,11 @@ impl Kind for LocalCluster {
         let mut found = Vec::new();
         if self.metadata.name.as_deref() != Some(names::LOCAL_CLUSTER) {
             found.push(Violation::new("metadata.name", "must be 'local': a cluster has one LocalCluster"));
+        }
+        if let Some(order) = self.metadata.annotations.as_ref().and_then(|all| all.get(names::STATE))
+            && let Err(reason) = order.parse::<LocalState>()
+        {
+            found.push(Violation::new(format!("metadata.annotations[{}]", names::STATE), reason));
         }
         let spec = &self.spec;
         let ranges: Vec<(String, &Prefix)> = [

@@ -60,7 +60,7 @@ pub fn judge<'a>(
 ) -> BTreeMap<ClusterId, PrefixClaims> {
     let mut ordered: Vec<(&ClusterPeer, ClusterId)> = peers
         .into_iter()
-        .filter(|peer| peer.spec.state != PeerState::Blocked)
+        .filter(|peer| peer.state() != PeerState::Blocked)
         .filter_map(|peer| Some((peer, ClusterId::new(peer.metadata.name.as_deref()?).ok()?)))
         .collect();
     ordered.sort_by(|(a, a_id), (b, b_id)| {

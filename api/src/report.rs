@@ -21,6 +21,10 @@ pub struct ControllerReport {
     pub fingerprint: String,
     /// Whether this replica writes.
     pub leader: bool,
+    /// `Active`, or `Draining` where every member is asked to give this cluster no new connections.
+    pub state: String,
+    /// Time in this state, once it is written to the LocalCluster.
+    pub state_age: Option<f64>,
     pub exports: usize,
     pub imports: usize,
     /// Services, as `namespace/name`, that nobody can answer for now.
@@ -55,6 +59,12 @@ pub struct PeerSync {
     pub peer: String,
     /// `Active`, `Drained` or `Blocked`: what the operator wants.
     pub state: String,
+    /// The same, or `Draining` or `Left` where the peer says so of itself: why it gets no new connections.
+    pub used: String,
+    /// Time since it gets them, or does not.
+    pub used_age: Option<f64>,
+    /// Whether an order such as `tombolo peers drain` says so, and not the manifest alone.
+    pub ordered: bool,
     pub fingerprint: String,
     pub record_generation: Option<u64>,
     /// A conversation is open now.
@@ -268,6 +278,52 @@ pub struct ClusterShare {
     pub asked_percent: f64,
     /// What the installed slots give, in percent.
     pub installed_percent: f64,
+}
+
+/// One entry of `whatif?` of a node agent: a port whose new connections would go elsewhere.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MoveReport {
+    /// `namespace/name`.
+    pub service: String,
+    /// The port's name; empty for the unnamed one.
+    pub port: String,
+    pub before: Vec<MoveShare>,
+    /// Empty: nobody would answer.
+    pub after: Vec<MoveShare>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MoveShare {
+    pub cluster: String,
+    pub percent: f64,
+}
+
+/// One entry of `flows?` of a node agent: what is open between this host, with its pods, and one peer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FlowReport {
+    pub peer: String,
+    /// Connections opened here and answered there.
+    pub outward: u64,
+    /// Connections opened there and answered here.
+    pub inward: u64,
+    /// What tells the inward ones apart: a number that is new belongs to a connection that is new. The first 10,000.
+    pub inward_ids: Vec<u32>,
+}
+
+/// What became of an order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct OrderReport {
+    /// The peer, or this cluster itself.
+    pub subject: String,
+    /// The state in force before and after.
+    pub before: String,
+    pub after: String,
+    /// Whether anything was written.
+    pub changed: bool,
 }
 
 /// One entry of `refusals`.

@@ -28,4 +28,11 @@ pub trait Surface: Send + Sync {
     /// The answer to a question such as `status`, `refusals` or `events?since=3600`, as JSON; `None` for a question
     /// this part does not know.
     fn answer(&self, question: &str) -> Option<serde_json::Value>;
+
+    /// Does what the operator orders, such as `peer-state?peer=birch&state=Drained`: what became of it as JSON, or why it
+    /// is refused and what to do. `None` for an order this part does not know. May take as long as a write does.
+    fn order(&self, order: &str) -> Option<Result<serde_json::Value, String>> {
+        let _ = order;
+        None
+    }
 }

@@ -9,7 +9,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::keys::TunnelKey;
-use crate::{Kind, Scope};
+use crate::local_cluster::LocalState;
+use crate::{Kind, Scope, names};
 
 /// In Tombolo's own namespace. The spec is the controller's, the status that gateway's.
 #[derive(CustomResource, Serialize, Deserialize, Clone, Debug, Default, PartialEq, JsonSchema)]
@@ -60,6 +61,14 @@ pub struct LaneStatus {
     pub port: u16,
     /// The TUN device on the node.
     pub device: String,
+}
+
+impl TunnelGateway {
+    /// Whether an order ([`names::STATE`]: `Draining`) asks it to give its traffic to the other gateways.
+    pub fn is_drained(&self) -> bool {
+        let order = self.metadata.annotations.as_ref().and_then(|all| all.get(names::STATE));
+        order.is_some_and(|state| state == LocalState::Draining.as_str())
+    }
 }
 
 impl Kind for TunnelGateway {

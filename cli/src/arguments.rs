@@ -47,6 +47,13 @@ pub enum Command {
         #[command(flatten)]
         shown: Shown,
     },
+    /// Take this cluster out for work: every member is asked to give it no new connections; established ones go on.
+    Drain {
+        #[command(subcommand)]
+        part: Option<DrainPart>,
+        #[command(flatten)]
+        drain: DrainArguments,
+    },
     /// Show the services of the clusterset and who answers for each.
     Services(Shown),
     /// Say why: who answers for a service, what a name resolves to, how packets reach a peer.
@@ -99,6 +106,50 @@ pub struct Shown {
 pub enum PeersCommand {
     /// Print the ClusterPeer manifest by which another cluster gets to know this one.
     Export,
+    /// Give a peer no new connections; established ones go on.
+    Drain {
+        /// The peer's cluster id.
+        peer: String,
+        #[command(flatten)]
+        drain: DrainArguments,
+    },
+    /// Cut a peer off: no tunnel, no routes, no endpoints, no names. Does not ask whom it leaves with nobody.
+    Block {
+        /// The peer's cluster id.
+        peer: String,
+        #[command(flatten)]
+        drain: DrainArguments,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DrainPart {
+    /// Take one gateway of this cluster out: the others carry what it carried, and nothing is lost.
+    Gateway {
+        /// Its slot, as 'tombolo status' numbers gateways.
+        slot: u16,
+        #[command(flatten)]
+        drain: DrainArguments,
+    },
+}
+
+/// What the commands that take something out of service have in common.
+#[derive(Clone, Debug, Args)]
+pub struct DrainArguments {
+    /// Take it back.
+    #[arg(long)]
+    pub undo: bool,
+    /// Say which services would move where, and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Return when no new connection goes there any more, and count those that are left.
+    #[arg(long)]
+    pub wait: bool,
+    /// Do it although a service would be left with nobody.
+    #[arg(long, visible_alias = "allow-unserved")]
+    pub force: bool,
+    #[command(flatten)]
+    pub shown: Shown,
 }
 
 #[derive(Debug, Subcommand)]

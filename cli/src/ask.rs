@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
-use hyper::Request;
+use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::UnixStream;
@@ -66,6 +66,42 @@ impl Answer {
     }
 }
 
+/// What became of an order.
+#[derive(Debug)]
+pub enum Ordered {
+    /// As JSON.
+    Done(Value),
+    /// Why not, and what to do.
+    Refused(String),
+    /// The part gave no answer.
+    Unanswered(Answer),
+}
+
+/// Gives `order` to `part`.
+pub async fn order(run_dir: &Path, part: Part, order: &str) -> Ordered {
+    let socket = part.socket(run_dir);
+    if !socket.exists() {
+        return Ordered::Unanswered(Answer::NotHere);
+    }
+    if is_stopped(&socket).await {
+        return Ordered::Unanswered(Answer::Stopped);
+    }
+    let path = format!("/order/{order}");
+    let silent = |reason: String| Ordered::Unanswered(Answer::Silent(reason));
+    match tokio::time::timeout(LIMIT, send(Method::POST, &socket, &path)).await {
+        Ok(Ok((200, body))) => match serde_json::from_str(&body) {
+            Ok(value) => Ordered::Done(value),
+            Err(error) => silent(format!("its answer cannot be read: {error}")),
+        },
+        Ok(Ok((409, body))) => Ordered::Refused(body.trim().to_owned()),
+        Ok(Ok((_, body))) => silent(body.trim().to_owned()),
+        Ok(Err(error)) => silent(format!("{error:#}")),
+        Err(_) => {
+            silent(format!("no answer within {} s; look at 'tombolo status' for what is in force", LIMIT.as_secs()))
+        }
+    }
+}
+
 /// Puts `question` to `part`.
 pub async fn ask(run_dir: &Path, part: Part, question: &str) -> Answer {
     let socket = part.socket(run_dir);
@@ -115,14 +151,18 @@ pub async fn readiness(run_dir: &Path, part: Part) -> Option<Result<(), String>>
     })
 }
 
-/// One GET over a unix socket: status and body.
 async fn get(socket: &Path, path: &str) -> anyhow::Result<(u16, String)> {
+    send(Method::GET, socket, path).await
+}
+
+/// One request over a unix socket: status and body.
+async fn send(method: Method, socket: &Path, path: &str) -> anyhow::Result<(u16, String)> {
     let stream = UnixStream::connect(socket)
         .await
         .with_context(|| format!("{} does not answer: is the part running, and are you its user?", socket.display()))?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let driver = tokio::spawn(connection);
-    let request = Request::get(path).header("host", "tombolo").body(Empty::<Bytes>::new())?;
+    let request = Request::builder().method(method).uri(path).header("host", "tombolo").body(Empty::<Bytes>::new())?;
     let response = sender.send_request(request).await?;
     let status = response.status().as_u16();
     let body = match Limited::new(response.into_body(), LARGEST_ANSWER).collect().await {

@@ -8,6 +8,7 @@ pub mod arguments;
 pub mod ask;
 pub mod cleanup;
 pub mod crds;
+pub mod drain;
 pub mod duration;
 pub mod exposition;
 pub mod history;
@@ -27,7 +28,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use crate::arguments::{Arguments, Command, Explain, PeersCommand};
+use crate::arguments::{Arguments, Command, DrainPart, Explain, PeersCommand};
 use crate::output::Outcome;
 
 /// Runs `tombolo` with these arguments, the program's name first.
@@ -62,6 +63,16 @@ async fn execute(arguments: Arguments) -> anyhow::Result<Outcome> {
     match arguments.command {
         Command::Status(shown) => status::run(run_dir, shown.format).await,
         Command::Peers { action: Some(PeersCommand::Export), .. } => peers::export(run_dir).await,
+        Command::Peers { action: Some(PeersCommand::Drain { peer, drain }), .. } => {
+            drain::run(run_dir, drain::Subject::Drained(peer), &drain).await
+        }
+        Command::Peers { action: Some(PeersCommand::Block { peer, drain }), .. } => {
+            drain::run(run_dir, drain::Subject::Blocked(peer), &drain).await
+        }
+        Command::Drain { part: Some(DrainPart::Gateway { slot, drain }), .. } => {
+            drain::run(run_dir, drain::Subject::Gateway(slot), &drain).await
+        }
+        Command::Drain { part: None, drain } => drain::run(run_dir, drain::Subject::Ourselves, &drain).await,
         Command::Peers { action: None, shown } => peers::run(run_dir, shown.format).await,
         Command::Services(shown) => services::list(run_dir, shown.format).await,
         Command::Explain { what: Explain::Service { service, shown } } => {

@@ -218,6 +218,10 @@ impl Surface for WithReports {
         self.surface.metrics()
     }
 
+    fn order(&self, order: &str) -> Option<Result<Value, String>> {
+        self.surface.order(order)
+    }
+
     fn answer(&self, question: &str) -> Option<Value> {
         let answer = self.surface.answer(question)?;
         if question != "status" {

@@ -30,7 +30,7 @@ fn render(peers: &[PeerSync]) -> String {
     for peer in peers {
         table.row([
             peer.peer.clone(),
-            peer.state.clone(),
+            if peer.used.is_empty() { peer.state.clone() } else { peer.used.clone() },
             peer.fingerprint.clone(),
             peer.record_generation.map_or_else(|| "?".into(), |generation| format!("gen {generation}")),
             prefixes(peer),

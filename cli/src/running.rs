@@ -119,6 +119,10 @@ impl Surface for Versioned {
     fn answer(&self, question: &str) -> Option<serde_json::Value> {
         self.0.answer(question)
     }
+
+    fn order(&self, order: &str) -> Option<Result<serde_json::Value, String>> {
+        self.0.order(order)
+    }
 }
 
 /// Several parts of one process on one metrics port.

@@ -1,6 +1,7 @@
-//! Serves a part's [`Surface`] over HTTP: `/healthz`, `/readyz`, `/metrics`, and the operator's questions below `/ask/`.
+//! Serves a part's [`Surface`] over HTTP: `/healthz`, `/readyz`, `/metrics`, and the operator's questions below `/ask/`
+//! and orders below `/order/`.
 //!
-//! Questions are answered on a unix socket in the run folder alone, which only the part's own user may open. Metrics
+//! Questions and orders are answered on a unix socket in the run folder alone, which only the part's own user may open. Metrics
 //! and health may be served on a TCP port as well, where one is asked for.
 
 use std::convert::Infallible;
@@ -17,7 +18,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
@@ -125,6 +126,19 @@ async fn converse(stream: Either<UnixStream, TcpStream>, surface: Arc<dyn Surfac
     let _ = connection.await;
 }
 
+/// Below `/order/` an operator changes something; whoever only reads cannot do so by mistake, for it takes a POST.
+fn order(request: &Request<Incoming>, surface: &dyn Surface, audience: Audience) -> Response<Full<Bytes>> {
+    if audience != Audience::Operator || request.method() != Method::POST {
+        return plain(StatusCode::METHOD_NOT_ALLOWED, "orders are posted to the part's socket\n");
+    }
+    let order = request.uri().path_and_query().and_then(|whole| whole.as_str().strip_prefix("/order/"));
+    match order.and_then(|order| surface.order(order)) {
+        Some(Ok(done)) => plain(StatusCode::OK, &done.to_string()),
+        Some(Err(reason)) => plain(StatusCode::CONFLICT, &format!("{reason}\n")),
+        None => plain(StatusCode::NOT_FOUND, "this part does not know that order\n"),
+    }
+}
+
 fn respond(request: &Request<Incoming>, surface: &dyn Surface, audience: Audience) -> Response<Full<Bytes>> {
     let path = request.uri().path();
     match path {
@@ -145,6 +159,7 @@ fn respond(request: &Request<Incoming>, surface: &dyn Surface, audience: Audienc
             );
             response
         }
+        _ if path.starts_with("/order/") => order(request, surface, audience),
         _ => match (audience, path.strip_prefix("/ask/")) {
             (Audience::Operator, Some(question)) => {
                 let question = match request.uri().query() {

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use api::health::Reachability;
-use api::report::{ControllerReport, DnsReport, FeedReport, GatewayReport, NodeReport, RefusalReport};
+use api::report::{
+    ControllerReport, DnsReport, FeedReport, FlowReport, GatewayReport, NodeReport, PeerSync, RefusalReport,
+};
 use serde::Serialize;
 
 use crate::ask::{Part, ask_as, readiness};
@@ -19,6 +21,8 @@ pub struct Status {
     pub gateway: Option<GatewayReport>,
     pub node: Option<NodeReport>,
     pub dns: Option<DnsReport>,
+    /// What is open between this host and each peer; asked only where somebody is drained.
+    pub flows: Vec<FlowReport>,
     /// What of peers' advertisements is not in force, by peer.
     pub refused_items: Vec<RefusedItems>,
 }
@@ -56,7 +60,43 @@ pub async fn gather(run_dir: &Path) -> Status {
     status.gateway = ask_as(run_dir, Part::Gateway, "status").await;
     status.node = ask_as(run_dir, Part::Node, "status").await;
     status.dns = ask_as(run_dir, Part::Dns, "status").await;
+    let is_out = |report: &ControllerReport| report.state == DRAINING || report.peers.iter().any(is_drained);
+    if status.controller.as_ref().is_some_and(is_out) {
+        let flows: Option<Vec<FlowReport>> = ask_as(run_dir, Part::Node, "flows").await;
+        let without_ids = |flows: FlowReport| FlowReport { inward_ids: Vec::new(), ..flows };
+        status.flows = flows.unwrap_or_default().into_iter().map(without_ids).collect();
+    }
     status
+}
+
+const DRAINING: &str = "Draining";
+
+fn is_drained(peer: &PeerSync) -> bool {
+    !matches!(peer.used.as_str(), "" | "Active")
+}
+
+/// Who gets no new connections by an operator's word, ours or theirs, for how long, and how many are left.
+fn drained_notes(status: &Status, notes: &mut Vec<(Glyph, String)>) {
+    let Some(controller) = &status.controller else { return };
+    let lasting = |age: Option<f64>| age.map(|age| format!(" for {}", seconds(age))).unwrap_or_default();
+    if controller.state == DRAINING {
+        let left: u64 = status.flows.iter().map(|flows| flows.inward).sum();
+        let age = lasting(controller.state_age);
+        let note = format!("this cluster: Draining{age}, {left} connections left here      undo: tombolo drain --undo");
+        notes.push((Glyph::Warning, note));
+    }
+    for peer in controller.peers.iter().filter(|peer| is_drained(peer)) {
+        let (name, used) = (&peer.peer, &peer.used);
+        let left = status.flows.iter().find(|flows| flows.peer == *name).map_or(0, |flows| flows.outward);
+        let undo = match (used.as_str(), peer.ordered) {
+            ("Drained", true) => format!("      undo: tombolo peers drain {name} --undo"),
+            ("Blocked", true) => format!("      undo: tombolo peers block {name} --undo"),
+            ("Drained" | "Blocked", false) => ", by its manifest".to_owned(),
+            _ => ", by its own word".to_owned(),
+        };
+        let note = format!("{name}: {used}{}, {left} connections left here{undo}", lasting(peer.used_age));
+        notes.push((Glyph::Warning, note));
+    }
 }
 
 /// Those of a controller's refusals that are items: a connection or message has a source.
@@ -102,6 +142,7 @@ pub fn render(status: &Status) -> (String, Outcome) {
     if !peers.is_empty() {
         text.push_str(&peers.render());
     }
+    drained_notes(status, &mut notes);
     controller_notes(status, &mut notes);
     for RefusedItems { peer, reasons } in &status.refused_items {
         let count: u64 = reasons.values().sum();
@@ -129,6 +170,10 @@ pub fn render(status: &Status) -> (String, Outcome) {
             .last_answer_age
             .map_or_else(|| "never answered".to_owned(), |age| format!("silent for {}", seconds(age)));
         notes.push((Glyph::Bad, format!("gateway {} at {}: {age}", gateway.slot, gateway.address)));
+    }
+    for gateway in status.node.iter().flat_map(|node| &node.gateways).filter(|gateway| gateway.draining) {
+        let note = format!("gateway {} at {}: Draining, by order or because it stops", gateway.slot, gateway.address);
+        notes.push((Glyph::Warning, note));
     }
     for (glyph, note) in &notes {
         text.push_str(&format!("{} {note}\n", glyph.text()));

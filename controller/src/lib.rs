@@ -9,6 +9,7 @@
 //! | `export`, `import`, `body` | the two ends of sync over HTTP/2 |
 //! | `delays` | how long a change of another cluster took to be in force here |
 //! | `keys` | the keys that are handed out |
+//! | `orders` | what the operator orders → the store |
 //! | `state_files` | what is kept on disk |
 //! | `surface`, `metrics` | what the operator sees |
 //!
@@ -23,8 +24,8 @@ mod keys;
 mod lease;
 mod listener;
 mod metrics;
+mod orders;
 mod owner;
-
 mod state_files;
 mod surface;
 mod watches;
@@ -127,7 +128,7 @@ pub async fn start(
         stop: stop.clone(),
         tasks: TaskTracker::new(),
     });
-    let surface = Arc::new(ControllerSurface::new(files.journal_folder())?);
+    let surface = Arc::new(ControllerSurface::new(store.clone(), files.journal_folder())?);
     let leadership = Leadership::default();
     let owner = Owner::new(
         engine,

@@ -390,7 +390,7 @@ impl Owner {
 
     fn settle_roster(&mut self) {
         let own = self.engine.cluster_id();
-        let active = self.engine.peers().filter(|peer| peer.spec.state != PeerState::Blocked);
+        let active = self.engine.peers().filter(|peer| peer.state() != PeerState::Blocked);
         let fresh: Roster = active
             .filter_map(|peer| {
                 let id = ClusterId::new(peer.metadata.name.as_deref()?).ok()?;

@@ -1,4 +1,4 @@
-//! What the controller shows to its operator: readiness, metrics, `status`, `events`, `refusals`.
+//! What the controller shows to its operator (readiness, metrics, `status`, `events`, `refusals`), and takes from it.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -6,7 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use api::ClusterId;
-use api::conditions::ServiceReason;
+use api::cluster_peer::PeerState;
+use api::conditions::{ConditionType, ServiceReason};
 use api::member_record::SignedRecord;
 use api::names;
 use api::report::{AgentReport, ControllerReport, PeerSync, RefusalReport};
@@ -14,12 +15,16 @@ use api::surface::{Readiness, Surface};
 use api::time::{Instant, WallTime};
 use controller_core::Engine;
 use controller_core::advertisement::ServiceName;
+use controller_core::orders::Order;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::Value;
+use store::Store;
 use store::feed::Role;
 use store::journal::{self, Journal, Transition};
 
 use crate::connections::Shared;
 use crate::metrics::{Counted, Gauges, Metrics};
+use crate::orders;
 
 /// Transitions that one answer of `events` shows; the newest.
 const MAX_EVENTS: usize = 1_000;
@@ -51,16 +56,17 @@ struct Picture {
 pub(crate) struct ControllerSurface {
     picture: Mutex<Picture>,
     metrics: Metrics,
+    store: Store,
     journal: Mutex<Journal>,
     journal_folder: PathBuf,
 }
 
 impl ControllerSurface {
-    /// Transitions go to a journal in `journal_folder`.
-    pub(crate) fn new(journal_folder: PathBuf) -> Result<Self, store::Error> {
+    /// Transitions go to a journal in `journal_folder`, and orders to the store.
+    pub(crate) fn new(store: Store, journal_folder: PathBuf) -> Result<Self, store::Error> {
         let picture = Picture { readiness: vec!["first state from the store".into()], ..Picture::default() };
         let journal = Mutex::new(Journal::open(journal::Config::new(journal_folder.clone()))?);
-        Ok(Self { picture: Mutex::new(picture), metrics: Metrics::default(), journal, journal_folder })
+        Ok(Self { picture: Mutex::new(picture), metrics: Metrics::default(), store, journal, journal_folder })
     }
 
     fn picture(&self) -> MutexGuard<'_, Picture> {
@@ -149,7 +155,18 @@ fn awaited(engine: &Engine) -> Vec<String> {
     awaiting
 }
 
+/// What the condition `Used` says: its reason, and for how long.
+fn used(conditions: &[Condition], wall: WallTime) -> Option<(String, f64)> {
+    let used = conditions.iter().find(|condition| condition.type_ == ConditionType::Used.as_str())?;
+    let since = u64::try_from(used.last_transition_time.0.as_millisecond()).unwrap_or_default();
+    let age = Duration::from_millis(wall.as_millis().saturating_sub(since));
+    Some((used.reason.clone(), age.as_secs_f64()))
+}
+
 fn report(engine: &Engine, leads: bool) -> ControllerReport {
+    let wall = clock::wall();
+    let local = engine.local_cluster();
+    let local_used = local.and_then(|local| local.status.as_ref()).and_then(|status| used(&status.conditions, wall));
     let spec = engine.local_cluster().map(|local| &local.spec);
     let services_out = engine.ledger().current().services();
     let peers = engine.peers().map(|peer| {
@@ -165,9 +182,13 @@ fn report(engine: &Engine, leads: bool) -> ControllerReport {
             Some(talk) if !talk.ended.is_empty() => talk.ended.clone(),
             _ => "no gateway has offered a way to it yet".to_owned(),
         };
+        let used = status.and_then(|status| used(&status.conditions, wall));
         PeerSync {
             peer: name,
-            state: format!("{:?}", peer.spec.state),
+            state: peer.state().to_string(),
+            used_age: used.as_ref().map(|(_, age)| *age),
+            used: used.map(|(reason, _)| reason).unwrap_or_default(),
+            ordered: peer.ordered_state() != PeerState::Active,
             fingerprint: peer.spec.identity_keys.first().map(|key| key.fingerprint()).unwrap_or_default(),
             record_generation: peer.newest_record().map(|record| record.generation),
             synced,
@@ -188,6 +209,8 @@ fn report(engine: &Engine, leads: bool) -> ControllerReport {
         cluster_set_id: spec.map(|spec| spec.cluster_set_id.to_string()).unwrap_or_default(),
         fingerprint: engine.own_record().map(|SignedRecord { key, .. }| key.fingerprint()).unwrap_or_default(),
         leader: leads,
+        state: local.map(|local| local.state().as_str().to_owned()).unwrap_or_default(),
+        state_age: local_used.map(|(_, age)| age),
         exports: engine.local().exports().count(),
         imports: engine.imports().len(),
         unchecked: unchecked(engine),
@@ -224,7 +247,7 @@ fn gauges(engine: &Engine, leads: bool) -> Gauges {
         let id = ClusterId::new(peer.metadata.name.as_deref()?).ok()?;
         let synced = engine.talk(&id).is_some_and(|talk| talk.synced);
         let heard = engine.remote().last_heard(&id);
-        Some((id.to_string(), format!("{:?}", peer.spec.state), synced, heard))
+        Some((id.to_string(), peer.state().to_string(), synced, heard))
     });
     let gateways = engine.gateways().map(|gateway| {
         let conditions = gateway.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
@@ -303,5 +326,17 @@ impl Surface for ControllerSurface {
             }),
             _ => None,
         }
+    }
+
+    fn order(&self, order: &str) -> Option<Result<Value, String>> {
+        let order = Order::parse(order)?;
+        // The store answers from a thread of its own, and this one may wait for it: `Surface` says so.
+        let carried_out = tokio::runtime::Handle::current().block_on(orders::carry_out(&self.store, &order));
+        Some(carried_out.and_then(|report| {
+            if report.changed {
+                self.event(report.subject.clone(), &report.before, &report.after, "Ordered");
+            }
+            serde_json::to_value(report).map_err(|error| error.to_string())
+        }))
     }
 }

@@ -188,7 +188,7 @@ impl View {
         let cluster = Cluster {
             labels: record.as_ref().map(|record| record.labels.clone()).unwrap_or_default(),
             health: None,
-            peer: peer.spec.state,
+            peer: peer.state(),
             member: record.map(|record| record.state),
         };
         self.peers.insert(id, cluster);

@@ -40,8 +40,8 @@ pub(crate) enum Order {
     Notice(Notice),
     /// The whole wanted topology.
     Topology(Box<Topology>),
-    /// Say in every probe and health report that this gateway is going away.
-    Drain,
+    /// Say in every probe and health report that this gateway is to be spared, or is not any more.
+    Drain(bool),
     Stop,
 }
 
@@ -163,7 +163,7 @@ impl ControlThread {
             match self.orders.recv_timeout(next.since(now)) {
                 Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                 Ok(order) => {
-                    if matches!(order, Order::Drain) {
+                    if matches!(order, Order::Drain(_)) {
                         next_snapshot = now;
                     }
                     self.take(order, &mut out);
@@ -222,7 +222,7 @@ impl ControlThread {
                 }
                 self.refused_claims = refused;
             }
-            Order::Drain => self.paths.set_draining(true, now),
+            Order::Drain(draining) => self.paths.set_draining(draining, now),
             Order::Stop => {}
         }
     }

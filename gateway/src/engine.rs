@@ -6,6 +6,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
+use arc_swap::ArcSwap;
 use gateway_core::roster::Roster;
 use gateway_core::{ExportChange, LaneNumber};
 use ipnet::Ipv6Net;
@@ -13,7 +14,7 @@ use ipnet::Ipv6Net;
 use crate::control::{self, Control, ControlThread, Order};
 use crate::journal::EventJournal;
 use crate::lane::{Lane, Threads};
-use crate::lane_sessions::LaneSessions;
+use crate::lane_sessions::{BlockedKeys, LaneSessions};
 use crate::session::LaneKey;
 use crate::tun::Tun;
 use crate::udp::Sockets;
@@ -40,12 +41,15 @@ pub(crate) struct Engine {
     control_thread: JoinHandle<()>,
     exports: Vec<mpsc::Sender<ExportChange>>,
     routed: BTreeSet<Ipv6Net>,
+    blocked: BlockedKeys,
 }
 
 impl Engine {
     pub(crate) async fn start(plan: Plan, roster: &Roster, journal: EventJournal) -> Result<Self> {
         let keys = plan.keys.iter().zip(0u8..);
-        let sessions = keys.map(|(key, number)| LaneSessions::new(LaneNumber(number), key.clone())).collect();
+        let blocked = BlockedKeys::new(ArcSwap::from_pointee(roster.blocked_keys.clone()));
+        let lane = |(key, number): (&LaneKey, u8)| LaneSessions::new(LaneNumber(number), key.clone(), blocked.clone());
+        let sessions = keys.map(lane).collect();
         let incarnation = getrandom::u64().context("the system gives no random numbers")?;
         let (control_thread, control) = ControlThread::new(roster.topology.clone(), sessions, incarnation, journal);
         let mut lanes = Vec::new();
@@ -67,7 +71,8 @@ impl Engine {
             exports.push(sender);
         }
         let control_thread = control::spawn(control_thread, lanes.clone())?;
-        let mut engine = Self { plan, lanes, threads, control, control_thread, exports, routed: BTreeSet::new() };
+        let routed = BTreeSet::new();
+        let mut engine = Self { plan, lanes, threads, control, control_thread, exports, routed, blocked };
         engine.route(&roster.control_prefixes).await;
         Ok(engine)
     }
@@ -86,6 +91,8 @@ impl Engine {
 
     /// Takes a new roster. Links that stay are not disturbed.
     pub(crate) async fn configure(&mut self, roster: &Roster) {
+        // Before its sessions end: from then on it knocks.
+        self.blocked.store(Arc::new(roster.blocked_keys.clone()));
         self.control.order(Order::Topology(Box::new(roster.topology.clone())));
         self.route(&roster.control_prefixes).await;
     }

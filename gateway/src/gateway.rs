@@ -6,9 +6,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use api::conditions::Reason;
 use api::keys::control_address;
-use api::names;
 use api::time::Instant;
 use api::tunnel_gateway::TunnelGatewayStatus;
+use api::{TunnelGateway, names};
 use gateway_core::roster::{Roster, own_control_prefix};
 use store::Store;
 use tokio_util::sync::CancellationToken;
@@ -53,6 +53,8 @@ pub(crate) struct Gateway {
     /// The slot held, and when it was last renewed.
     slot: Option<(u16, Instant)>,
     running: Option<(Engine, Relay)>,
+    /// What the running engine was told of an operator's order to drain.
+    drained: bool,
     health_thread: Option<std::thread::JoinHandle<()>>,
     roster: Option<Roster>,
     reported: Option<TunnelGatewayStatus>,
@@ -80,6 +82,7 @@ impl Gateway {
             running: None,
             health_thread: None,
             roster: None,
+            drained: false,
             reported: None,
             retry_at: None,
             wall_clock,
@@ -139,7 +142,7 @@ impl Gateway {
             }
         };
         self.shared.set_awaiting(awaiting);
-        self.report(Reason::Ready).await;
+        self.report(if self.drained { Reason::Draining } else { Reason::Ready }).await;
     }
 
     /// `Some` names what is missing.
@@ -173,6 +176,12 @@ impl Gateway {
             keys,
         };
         self.keep_engine(plan, &roster).await?;
+        let ordered = self.objects.gateways.get(&names::slot_gateway(slot)).is_some_and(TunnelGateway::is_drained);
+        if let Some((engine, _)) = self.running.as_ref().filter(|_| self.drained != ordered) {
+            tracing::info!(draining = ordered, "the operator ordered whether this gateway is used");
+            engine.control().order(Order::Drain(ordered));
+            self.drained = ordered;
+        }
         self.shared.set_roster(roster.clone());
         self.roster = Some(roster);
         Ok(None)
@@ -315,6 +324,7 @@ impl Gateway {
 
     async fn stop_engine(&mut self) -> Result<()> {
         self.shared.set_running(None);
+        self.drained = false;
         if let Some((engine, relay)) = self.running.take() {
             relay.stop().await;
             engine.stop().await?;
@@ -326,7 +336,7 @@ impl Gateway {
     async fn leave(mut self) -> Result<()> {
         if let Some((engine, _)) = &self.running {
             let control = engine.control().clone();
-            control.order(Order::Drain);
+            control.order(Order::Drain(true));
             let limit = clock::now() + DRAIN_LIMIT;
             let everybody_knows =
                 || control.snapshot().drain_is_acknowledged && self.health.shown().drain_is_acknowledged;

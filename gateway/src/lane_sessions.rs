@@ -1,11 +1,12 @@
 //! [`LaneSessions`]: every peer's session of one lane, and who a handshake is from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use api::keys::TunnelKey;
 use api::time::Instant;
+use arc_swap::ArcSwap;
 use boringtun::noise::errors::WireGuardError;
 use boringtun::noise::handshake::parse_handshake_anon;
 use boringtun::noise::rate_limiter::RateLimiter;
@@ -27,7 +28,12 @@ pub(crate) struct LaneSessions {
     lane: LaneNumber,
     crypto: Arc<LaneCrypto>,
     members: Arc<Members>,
+    blocked: BlockedKeys,
 }
+
+/// The keys of peers that the operator blocked: their handshakes are refused as any stranger's, but under their own name.
+/// One for all lanes.
+pub(crate) type BlockedKeys = Arc<ArcSwap<BTreeSet<[u8; 32]>>>;
 
 struct LaneCrypto {
     key: LaneKey,
@@ -45,14 +51,19 @@ struct Members {
 }
 
 impl LaneSessions {
-    pub(crate) fn new(lane: LaneNumber, key: LaneKey) -> Self {
-        Self::with_limit(lane, key, HANDSHAKES_PER_SECOND)
+    pub(crate) fn new(lane: LaneNumber, key: LaneKey, blocked: BlockedKeys) -> Self {
+        Self { blocked, ..Self::with_limit(lane, key, HANDSHAKES_PER_SECOND) }
     }
 
     fn with_limit(lane: LaneNumber, key: LaneKey, handshakes_per_second: u64) -> Self {
         let limiter = RateLimiter::new(&key.public, handshakes_per_second);
         let unlimited = Arc::new(RateLimiter::new(&key.public, u64::MAX));
-        Self { lane, crypto: Arc::new(LaneCrypto { key, limiter, unlimited }), members: Arc::default() }
+        Self {
+            lane,
+            crypto: Arc::new(LaneCrypto { key, limiter, unlimited }),
+            members: Arc::default(),
+            blocked: BlockedKeys::default(),
+        }
     }
 
     /// The same with some links gone and others new. Links of other lanes are passed over.
@@ -130,7 +141,11 @@ impl Sessions for LaneSessions {
             Packet::HandshakeInit(initiation) => {
                 let half = parse_handshake_anon(&self.crypto.key.secret, &self.crypto.key.public, &initiation)
                     .map_err(|_| Refusal::UnknownPeer)?;
-                let link = *self.members.by_key.get(&half.peer_static_public).ok_or(Refusal::UnknownPeer)?;
+                let stranger = || match self.blocked.load().contains(&half.peer_static_public) {
+                    true => Refusal::BlockedPeer,
+                    false => Refusal::UnknownPeer,
+                };
+                let link = *self.members.by_key.get(&half.peer_static_public).ok_or_else(stranger)?;
                 (link, true)
             }
             Packet::HandshakeResponse(_) | Packet::PacketCookieReply(_) => match Message::parse(datagram) {

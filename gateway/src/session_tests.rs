@@ -260,6 +260,10 @@ fn a_change_of_peers_leaves_other_sessions_undisturbed() {
     other.session().initiate(one.address, &mut initiation, NOW);
     let result = gone.handshake(initiation.bytes(0), other.address, &mut arena(), NOW);
     assert_eq!(result, Err(Refusal::UnknownPeer));
+    // Unless the operator blocked it: then it is refused by that name.
+    gone.blocked.store(Arc::new([key(2).public().0].into()));
+    let result = gone.handshake(initiation.bytes(0), other.address, &mut arena(), NOW);
+    assert_eq!(result, Err(Refusal::BlockedPeer));
 }
 
 #[test]

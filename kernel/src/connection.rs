@@ -1,4 +1,4 @@
-//! Tracked flows: those to an endpoint that left are ended.
+//! Tracked flows: those to an endpoint that left are ended, those that live are shown.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -63,6 +63,45 @@ pub(crate) fn forget(socket: &mut Socket, gone: &BTreeSet<(Frontend, Backend)>) 
     }
     Ok(ended)
 }
+
+/// A flow that is tracked and lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// Who opened it.
+    pub from: IpAddr,
+    /// Who answers it, after every translation.
+    pub to: IpAddr,
+    /// The kernel's number of it; not used twice at a time.
+    pub id: u32,
+}
+
+/// What `pick` takes of every flow that lives.
+pub(crate) fn flows<T>(socket: &mut Socket, mut pick: impl FnMut(Flow) -> Option<T>) -> Result<Vec<T>, Error> {
+    let mut picked = Vec::new();
+    for family in [2, 10] {
+        let some = socket.dump(&Message::new(GET, 0, &[family, 0, 0, 0]), |received| {
+            let attributes = received.payload.get(FIXED..)?;
+            let original = read_tuple(find(attributes, ORIGINAL)?)?;
+            let answering = read_tuple(find(attributes, REPLY)?)?;
+            let id = find(attributes, ID).and_then(|id| Some(u32::from_be_bytes(id.try_into().ok()?))).unwrap_or(0);
+            lives(attributes).then(|| pick(Flow { from: original.source.0, to: answering.source.0, id })).flatten()
+        });
+        picked.extend(some.map_err(|error| error.of("list of tracked connections"))?);
+    }
+    Ok(picked)
+}
+
+/// Whether anything can still come: a TCP connection that both sides closed is only remembered.
+fn lives(attributes: &[u8]) -> bool {
+    let tcp = find(attributes, PROTOCOL_STATE).and_then(|info| find(info, STATE_OF_TCP));
+    tcp.and_then(|tcp| find(tcp, TCP_STATE)).and_then(|state| state.first()).is_none_or(|state| OPEN.contains(state))
+}
+
+const PROTOCOL_STATE: u16 = 4;
+const STATE_OF_TCP: u16 = 1;
+const TCP_STATE: u16 = 1;
+/// `<linux/netfilter/nf_conntrack_tcp.h>`: from SYN_SENT to LAST_ACK; TIME_WAIT and CLOSE come after.
+const OPEN: std::ops::RangeInclusive<u8> = 1..=6;
 
 const NESTED: u16 = 0x8000;
 

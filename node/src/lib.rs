@@ -15,6 +15,7 @@
 mod checks;
 mod connections;
 mod devices;
+mod flows;
 mod history;
 mod lookout;
 mod metrics;

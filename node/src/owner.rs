@@ -1,5 +1,6 @@
 //! [`Owner`]: the one thread that owns what the node wants and what its kernel holds.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,11 +12,12 @@ use api::ClusterId;
 use api::health::message::AgentKey;
 use api::kubernetes::Secret;
 use api::names;
-use api::report::{RouteReport, ServiceReport};
+use api::report::{FlowReport, MoveReport, RouteReport, ServiceReport};
 use arc_swap::ArcSwap;
 use kernel::core::{Change, DeviceName, State, difference};
 use kernel::{DeviceEvent, Kernel};
-use node_core::{Input, Look, Looks, NodeCore, ObjectChange, ShareChange};
+use node_core::whatif::Supposed;
+use node_core::{Delta, Input, Look, Looks, NodeCore, ObjectChange, ShareChange};
 use prober::{News, Targets};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -59,6 +61,8 @@ impl From<News> for Told {
 pub(crate) enum Question {
     Services(std::sync::mpsc::SyncSender<Vec<ServiceReport>>),
     Routes(ClusterId, std::sync::mpsc::SyncSender<Option<Vec<RouteReport>>>),
+    Moves(Supposed, std::sync::mpsc::SyncSender<Vec<MoveReport>>),
+    Flows(std::sync::mpsc::SyncSender<Vec<FlowReport>>),
     Explain(String, String, std::sync::mpsc::SyncSender<Option<ServiceReport>>),
 }
 
@@ -254,16 +258,19 @@ impl Owner {
             if due || std::mem::take(&mut self.underlay_unknown) {
                 self.measure_underlay();
             }
-            let delta = self.core.delta(clock::now());
+            let mut delta = self.core.delta(clock::now());
             if !delta.is_empty() {
                 self.looks.changed();
             }
-            self.shares.extend(delta.shares);
+            self.shares.extend(std::mem::take(&mut delta.shares));
             if delta.whole || (!self.knows_kernel && due) {
                 self.expects_differences = true;
                 self.look_here();
+                self.apply(&forgotten(&delta));
             } else if self.knows_kernel {
-                self.apply(&difference(&delta.after, &delta.before));
+                let mut changes = difference(&delta.after, &delta.before);
+                changes.extend(forgotten(&delta));
+                self.apply(&changes);
                 if std::mem::take(&mut self.routing_lost) {
                     self.mend_routing();
                 }
@@ -350,12 +357,17 @@ impl Owner {
 
     /// True when the kernel took all of it.
     fn apply(&mut self, changes: &[Change]) -> bool {
+        let spared = |change: &Change| matches!(change, Change::ForgetFlows { frontend, backend } if self.core.finishes(frontend, backend));
+        let changes: Cow<'_, [Change]> = match changes.iter().any(spared) {
+            true => changes.iter().filter(|change| !spared(change)).cloned().collect(),
+            false => Cow::Borrowed(changes),
+        };
         if changes.is_empty() {
             return true;
         }
         self.looks.changed();
         let begun = StdInstant::now();
-        let outcome = self.kernel.apply(changes);
+        let outcome = self.kernel.apply(&changes);
         self.outlets.metrics.applied_in(begun.elapsed());
         let failures: BTreeSet<String> = outcome.failures.iter().map(|failure| failure.error.to_string()).collect();
         self.outlets.metrics.kernel_failures.inc_by(outcome.failures.len() as u64);
@@ -454,9 +466,19 @@ impl Owner {
         match question {
             Question::Services(to) => drop(to.try_send(self.core.services(now))),
             Question::Routes(peer, to) => drop(to.try_send(crate::routes::report(&self.core, &mut self.kernel, &peer))),
+            Question::Moves(supposed, to) => drop(to.try_send(self.core.moves(&supposed, now))),
+            Question::Flows(to) => match crate::flows::report(&self.core, &mut self.kernel) {
+                Ok(report) => drop(to.try_send(report)),
+                Err(error) => self.failed(&error),
+            },
             Question::Explain(namespace, name, to) => drop(to.try_send(self.core.explain(&namespace, &name, now))),
         }
     }
+}
+
+fn forgotten(delta: &Delta) -> Vec<Change> {
+    let ended = delta.ended.iter();
+    ended.map(|(frontend, backend)| Change::ForgetFlows { frontend: *frontend, backend: *backend }).collect()
 }
 
 enum Woken {

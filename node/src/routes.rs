@@ -65,7 +65,9 @@ fn shown(core: &NodeCore, hop: &Hop) -> HopReport {
 fn no_gateway(core: &NodeCore, peer: &ClusterId) -> String {
     match core.cluster_healths().get(peer) {
         Some(_) => "this cluster has no gateway, so that nothing leaves in clear; run: tombolo status".to_owned(),
-        None => format!("{peer} is blocked here: see spec.state of its ClusterPeer"),
+        None => format!(
+            "{peer} is blocked here, by spec.state of its ClusterPeer or by an order: tombolo peers block {peer} --undo"
+        ),
     }
 }
 

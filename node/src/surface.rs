@@ -11,6 +11,7 @@ use api::surface::{Readiness, Surface};
 use api::time::{Instant, WallTime};
 use arc_swap::ArcSwap;
 use node_core::NodeCore;
+use node_core::whatif::Supposed;
 use prober::Targets;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -178,6 +179,14 @@ impl Surface for NodeSurface {
                 // A peer that is not there is an answer too.
                 serde_json::to_value(self.ask(|to| Question::Routes(peer, to))?).ok()
             }
+            "whatif" => {
+                let supposed = match parameter("peer") {
+                    Some(peer) => Supposed::PeerDrained(ClusterId::new(peer).ok()?),
+                    None => Supposed::WeDrain,
+                };
+                serde_json::to_value(self.ask(|to| Question::Moves(supposed, to))?).ok()
+            }
+            "flows" => serde_json::to_value(self.ask(Question::Flows)?).ok(),
             "refusals" => serde_json::to_value(self.refusals.report(now)).ok(),
             "problems" => serde_json::to_value(&self.shown.load().problems).ok(),
             "events" => {

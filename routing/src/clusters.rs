@@ -96,6 +96,14 @@ impl Clusters {
         if self.in_grace(now) { Ok(Reason::NotMeasuredYet) } else { Err(reason) }
     }
 
+    /// Whether a cluster that gets no new connections may finish those it has: somebody drains it, here or there, and
+    /// packets reach it.
+    pub fn lets_finish(&self, cluster: &ClusterId, now: Instant) -> bool {
+        let drained = matches!(self.standing(cluster, now), Err(Reason::Drained | Reason::Draining));
+        let health = self.remote.get(cluster).and_then(|known| known.health.as_ref());
+        drained && health.is_some_and(|health| health.reachability == Reachability::Up)
+    }
+
     /// Whether `now` is so soon after the start that unmeasured clusters count as reachable.
     pub fn in_grace(&self, now: Instant) -> bool {
         now.since(self.started) < START_GRACE

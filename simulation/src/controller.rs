@@ -261,14 +261,14 @@ impl Process {
         let known = self
             .engine
             .peers()
-            .find(|peer| peer.spec.state != PeerState::Blocked && peer.spec.identity_keys.contains(identity))?;
+            .find(|peer| peer.state() != PeerState::Blocked && peer.spec.identity_keys.contains(identity))?;
         ClusterId::new(known.metadata.name.as_deref()?).ok()
     }
 
     fn is_peer(&self, id: &ClusterId) -> bool {
         self.engine
             .peers()
-            .any(|peer| peer.spec.state != PeerState::Blocked && peer.metadata.name.as_deref() == Some(id.as_str()))
+            .any(|peer| peer.state() != PeerState::Blocked && peer.metadata.name.as_deref() == Some(id.as_str()))
     }
 
     /// A gateway of ours offers a way to a peer's controller.

@@ -185,7 +185,7 @@ impl Engine {
     pub(crate) fn awaits_a_word(&self, name: &ServiceName, import: &ServiceImport) -> bool {
         let silent = |cluster: &ClusterId| {
             let trusted = self.peers.values().any(|peer| {
-                peer.metadata.name.as_deref() == Some(cluster.as_str()) && peer.spec.state != PeerState::Blocked
+                peer.metadata.name.as_deref() == Some(cluster.as_str()) && peer.state() != PeerState::Blocked
             });
             trusted
                 && !self.spoken.contains(cluster)
@@ -484,7 +484,7 @@ impl Engine {
         let Some(local) = self.local_cluster() else { return };
         let (own, claims) = (local.spec.cluster_id.clone(), prefix_claims::judge(&local.spec, self.peers.values()));
         let mut terms: BTreeMap<ClusterId, Terms> = BTreeMap::new();
-        for peer in self.peers.values().filter(|peer| peer.spec.state != PeerState::Blocked) {
+        for peer in self.peers.values().filter(|peer| peer.state() != PeerState::Blocked) {
             let Some(id) = peer.metadata.name.as_deref().and_then(|name| ClusterId::new(name).ok()) else { continue };
             // A peer of our own name could speak for our own endpoints.
             if id != own {
@@ -541,13 +541,8 @@ impl Engine {
     /// Sign it, keep it on disk, and hand it to [`Engine::set_own_record`].
     pub fn unsigned_record(&self) -> Option<MemberRecord> {
         let local = self.local_cluster().filter(|_| self.is_known() && !self.slot_keys.is_empty())?;
-        let wanted = membership::own_record(
-            &local.spec,
-            self.identity,
-            self.ledger.epoch(),
-            &self.slot_keys,
-            self.gateways.values(),
-        );
+        let wanted =
+            membership::own_record(local, self.identity, self.ledger.epoch(), &self.slot_keys, self.gateways.values());
         membership::next_generation(self.own.as_ref().map(|(_, record)| record), wanted)
     }
 

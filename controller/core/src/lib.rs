@@ -19,6 +19,7 @@
 //! | the difference between what should be and what is | [`engine`], [`service_plan`], [`host_plan`], [`plan`] |
 //! | which replica writes | [`lease`] |
 //! | who is a member, and whose record is newer | [`membership`] |
+//! | what the operator orders for the moment | [`orders`] |
 //! | conditions, and those of routing policies | [`condition`], [`policy`] |
 //!
 //! Start with [`engine::Engine`]: it owns all of it.
@@ -43,6 +44,7 @@ pub mod membership;
 pub mod merge;
 pub mod message;
 mod observation;
+pub mod orders;
 mod peer_plan;
 pub mod plan;
 pub mod policy;

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use api::cluster_peer::PeerState;
 use api::conditions::Reason;
 use api::keys::{IdentityKey, TunnelKey};
-use api::local_cluster::LocalClusterSpec;
+use api::local_cluster::LocalState;
 use api::member_record::{LaneRecord, MemberRecord, MemberState, RecordError, SignedRecord, SlotRecord};
 use api::{ClusterId, ClusterPeer, LocalCluster, TunnelGateway};
 
@@ -21,12 +21,17 @@ pub type SlotKeys = BTreeMap<u16, Vec<TunnelKey>>;
 
 /// What our record should say, all but its generation.
 pub fn own_record<'a>(
-    local: &LocalClusterSpec,
+    local: &LocalCluster,
     identity: IdentityKey,
     epoch: &str,
     keys: &SlotKeys,
     gateways: impl Iterator<Item = &'a TunnelGateway>,
 ) -> MemberRecord {
+    let state = match local.state() {
+        LocalState::Active => MemberState::Active,
+        LocalState::Draining => MemberState::Draining,
+    };
+    let local = &local.spec;
     let statuses: BTreeMap<u16, &TunnelGateway> = gateways.map(|gateway| (gateway.spec.slot, gateway)).collect();
     let slots = keys
         .iter()
@@ -62,7 +67,7 @@ pub fn own_record<'a>(
         prefixes: local.advertised_prefixes().copied().collect(),
         labels: local.labels.clone(),
         protocol: VERSIONS,
-        state: MemberState::Active,
+        state,
     }
 }
 
@@ -101,7 +106,7 @@ pub fn judge_record(
     heard: Heard,
 ) -> RecordVerdict {
     let name = peer.metadata.name.as_deref().unwrap_or_default();
-    if peer.spec.state == PeerState::Blocked {
+    if peer.state() == PeerState::Blocked {
         return RecordVerdict::Refused(Reason::Blocked, format!("ClusterPeer {name} is blocked"));
     }
     let record = match candidate.verify(&peer.spec.identity_keys) {

@@ -45,7 +45,7 @@ impl Engine {
             let after = self.peers.get(&touched.key);
             let meaning = |peer: &ClusterPeer| {
                 let record = peer.status.as_ref().map(|status| status.record.clone());
-                (peer.spec.clone(), record, peer.translations().to_vec())
+                (peer.state(), peer.spec.clone(), record, peer.translations().to_vec())
             };
             terms_changed |= touched.before.as_ref().map(meaning) != after.map(meaning);
             if let Ok(id) = ClusterId::new(&touched.key.name) {

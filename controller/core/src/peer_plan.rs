@@ -7,7 +7,8 @@ use alloc::vec::Vec;
 use api::cluster_peer::PeerState;
 use api::conditions::{ConditionType, Reason};
 use api::keys::IdentityKey;
-use api::member_record::SignedRecord;
+use api::local_cluster::LocalState;
+use api::member_record::{MemberState, SignedRecord};
 use api::prefix_claims::Untranslated;
 use api::time::{Instant, WallTime};
 use api::{ClusterId, ClusterMember, ClusterPeer, Prefix, RoutingPolicy};
@@ -26,11 +27,26 @@ const MAX_HEARD_OF: usize = 256;
 /// Lines of refusals in a ClusterPeer's status: the length its schema allows.
 const MAX_REFUSED: usize = 64;
 
+/// Whether new connections may go to a peer, as far as the two operators decide it.
+fn used(ours: PeerState, theirs: Option<MemberState>) -> Wanted {
+    let (reason, message) = match (ours, theirs) {
+        (PeerState::Blocked, _) => (Reason::Blocked, "The operator of this cluster blocked it."),
+        (PeerState::Drained, _) => {
+            (Reason::Drained, "The operator of this cluster drained it: established connections go on.")
+        }
+        (_, Some(MemberState::Draining)) => {
+            (Reason::Draining, "Its record says that it drains: established connections go on.")
+        }
+        (_, Some(MemberState::Left)) => (Reason::Left, "Its record says that it left the clusterset."),
+        (PeerState::Active, _) => (Reason::Active, "Neither side keeps new connections from it."),
+    };
+    Wanted::new(ConditionType::Used, reason == Reason::Active, reason, message)
+}
+
 impl Engine {
     /// The peer whose identity a key is, when it may talk to us.
     pub fn peer_of(&self, key: &IdentityKey) -> Option<ClusterId> {
-        let trusted =
-            |peer: &&ClusterPeer| peer.spec.state != PeerState::Blocked && peer.spec.identity_keys.contains(key);
+        let trusted = |peer: &&ClusterPeer| peer.state() != PeerState::Blocked && peer.spec.identity_keys.contains(key);
         let name = self.peers.values().find(trusted)?.metadata.name.as_deref()?;
         ClusterId::new(name).ok().filter(|id| Some(id) != self.cluster_id())
     }
@@ -38,14 +54,14 @@ impl Engine {
     /// The identities a peer is to be known by; `None` when we do not talk to it.
     pub fn identities_of(&self, cluster: &ClusterId) -> Option<Vec<IdentityKey>> {
         let peer = self.peers.get(&ObjectKey::named(cluster.as_str()))?;
-        (peer.spec.state != PeerState::Blocked && Some(cluster) != self.cluster_id())
+        (peer.state() != PeerState::Blocked && Some(cluster) != self.cluster_id())
             .then(|| peer.spec.identity_keys.clone())
     }
 
     /// Records to pass on to a peer: ours and those of our other peers, as they were signed.
     pub fn records_for(&self, peer: &ClusterId) -> Vec<SignedRecord> {
         let others = self.peers.values().filter(|other| {
-            other.spec.state != PeerState::Blocked && other.metadata.name.as_deref() != Some(peer.as_str())
+            other.state() != PeerState::Blocked && other.metadata.name.as_deref() != Some(peer.as_str())
         });
         let newest = others.filter_map(|other| {
             let id = ClusterId::new(other.metadata.name.as_deref()?).ok()?;
@@ -151,7 +167,16 @@ impl Engine {
                 Wanted::new(ConditionType::Ready, false, Reason::Starting, "The keys of the gateways are being made.")
             }
         };
-        status.conditions = condition::merged(&status.conditions, &[ready], local.metadata.generation, wall);
+        let used = match local.state() {
+            LocalState::Active => {
+                Wanted::new(ConditionType::Used, true, Reason::Active, "Members may use this cluster.")
+            }
+            LocalState::Draining => {
+                let message = "Every member is asked to give this cluster no new connections.";
+                Wanted::new(ConditionType::Used, false, Reason::Draining, message)
+            }
+        };
+        status.conditions = condition::merged(&status.conditions, &[ready, used], local.metadata.generation, wall);
         status_write(local, status).into_iter().collect()
     }
 
@@ -179,7 +204,10 @@ impl Engine {
         if let Some(since) = talk.since {
             status.last_synced = if talk.synced { Some(condition::object_time(since)) } else { status.last_synced };
         }
-        let wanted = self.peer_conditions(peer, &id, talk);
+        let mut wanted = self.peer_conditions(peer, &id, talk).to_vec();
+        // The record just learned may be newer than the one in the object.
+        let member = self.learned.get(&id).and_then(membership::claimed_cluster).or_else(|| peer.newest_record());
+        wanted.push(used(peer.state(), member.map(|record| record.state)));
         status.conditions = condition::merged(&status.conditions, &wanted, peer.metadata.generation, wall);
         status_write(peer, status).into_iter().collect()
     }
@@ -200,7 +228,7 @@ impl Engine {
             return [Accepted, Connected, Synced]
                 .map(|condition| Wanted::new(condition, false, Reason::IdClash, message));
         }
-        if peer.spec.state == PeerState::Blocked {
+        if peer.state() == PeerState::Blocked {
             let message = "The operator blocked this peer.";
             return [Accepted, Connected, Synced]
                 .map(|condition| Wanted::new(condition, false, Reason::Blocked, message));

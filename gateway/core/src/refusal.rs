@@ -30,6 +30,7 @@ refusals! {
     MalformedDatagram: "The datagram is not a WireGuard message; something else is sending to the tunnel's port.",
     UnknownSession: "No session has this receiver index; usual for a moment after a gateway restarted.",
     UnknownPeer: "A handshake with a key no peer of this lane has; check that both sides know each other's current keys.",
+    BlockedPeer: "A handshake of a peer that the operator blocked; 'tombolo peers block NAME --undo' lets it in again.",
     HandshakeRefused: "A handshake from a known peer was not valid; check that the clocks of both gateways did not go back.",
     CookieRequired: "Under load: the sender was asked to prove its address first.",
     Unauthentic: "The datagram does not open with the session's key; it was damaged or forged.",

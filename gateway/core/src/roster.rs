@@ -22,6 +22,8 @@ pub struct Roster {
     pub topology: Topology,
     /// What to route into the tunnel for the control relay.
     pub control_prefixes: BTreeSet<Ipv6Net>,
+    /// The keys of peers that are blocked: they are nobody here, but are refused under that name.
+    pub blocked_keys: BTreeSet<[u8; 32]>,
     /// Peers and parts of them that are not used, and why.
     pub problems: Vec<String>,
 }
@@ -55,10 +57,19 @@ impl Roster {
             inner_mtu: spec.gateways.mtu,
         };
         let mut claims = prefix_claims::judge(spec, peers.values());
-        let mut roster =
-            Self { topology: Topology { ours, peers: vec![] }, control_prefixes: BTreeSet::new(), problems: vec![] };
+        let mut roster = Self {
+            topology: Topology { ours, peers: vec![] },
+            control_prefixes: BTreeSet::new(),
+            blocked_keys: BTreeSet::new(),
+            problems: vec![],
+        };
         for (name, peer) in peers {
-            if peer.spec.state == PeerState::Blocked {
+            if peer.state() == PeerState::Blocked {
+                let lanes =
+                    peer.newest_record().into_iter().flat_map(|record| record.slots).flat_map(|slot| slot.lanes);
+                roster
+                    .blocked_keys
+                    .extend(lanes.flat_map(|lane| [Some(lane.key), lane.next_key]).flatten().map(|key| key.0));
                 continue;
             }
             let Some(record) = peer.newest_record() else {
@@ -83,7 +94,7 @@ impl Roster {
     }
 
     fn add(&mut self, peer: &ClusterPeer, record: &MemberRecord, claims: PrefixClaims) {
-        let standing = match (peer.spec.state, record.state) {
+        let standing = match (peer.state(), record.state) {
             (PeerState::Drained | PeerState::Blocked, _) => Standing::DrainedHere,
             (PeerState::Active, MemberState::Draining | MemberState::Left) => Standing::Draining,
             (PeerState::Active, MemberState::Active) => Standing::Active,

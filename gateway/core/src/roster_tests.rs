@@ -91,7 +91,11 @@ fn a_peer_of_another_clusterset_is_not_used_and_named() {
 
 #[test]
 fn blocked_and_departed_peers_are_cut_off_and_drained_ones_stay_connected() {
-    assert!(roster_with(|_, spec| spec["state"] = json!("Blocked")).topology.peers.is_empty());
+    let blocked = roster_with(|_, spec| spec["state"] = json!("Blocked"));
+    assert!(blocked.topology.peers.is_empty());
+    let keys =
+        roster_with(|_, _| {}).topology.peers[0].gateways.iter().map(|gateway| gateway.lanes.len()).sum::<usize>();
+    assert_eq!(blocked.blocked_keys.len(), keys, "refused under its own name");
     assert!(roster_with(|record, _| record.state = MemberState::Left).topology.peers.is_empty());
     let standing = |roster: Roster| roster.topology.peers[0].standing;
     assert_eq!(standing(roster_with(|_, spec| spec["state"] = json!("Drained"))), Standing::DrainedHere);

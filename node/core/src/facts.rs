@@ -161,7 +161,7 @@ pub fn peers(
             problems.entry(id.clone()).or_default().push(Problem::NoRecord);
         }
         let mut facts = PeerFacts {
-            state: peer.spec.state,
+            state: peer.state(),
             labels: record.as_ref().map(|record| record.labels.clone()).unwrap_or_default(),
             member: record.as_ref().map(|record| record.state),
             prefixes: BTreeSet::new(),
@@ -172,7 +172,7 @@ pub fn peers(
             let untranslated = claims.untranslated.iter().map(Untranslated::reason);
             let refused = claims.refused.iter().cloned().chain(untranslated).map(Problem::PrefixRefused);
             problems.entry(id.clone()).or_default().extend(refused);
-        } else if let (PeerState::Blocked, Some(record)) = (peer.spec.state, &record) {
+        } else if let (PeerState::Blocked, Some(record)) = (peer.state(), &record) {
             // Judged as the last of all, so that a blocked peer takes nothing from the others.
             let others: Vec<Prefix> = claims.values().flat_map(PrefixClaims::seen).collect();
             let is_others = |prefix: &&Prefix| others.iter().any(|other| other.overlaps(prefix));

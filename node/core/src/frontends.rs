@@ -8,7 +8,7 @@ use core::net::IpAddr;
 use api::ClusterId;
 use api::time::Instant;
 use kernel_core::service::MOST_SLOTS;
-use kernel_core::{Affinity, Backend, Family, Frontend, Service};
+use kernel_core::{Affinity, Backend, Family, Frontend, Protocol, Service};
 use routing::slots::{client_slots, endpoint_weights, quotas, random_slots};
 use routing::{Clusters, Decision, EndpointCount, EndpointCounts, Memory, PolicySet, Question, decide};
 
@@ -36,6 +36,9 @@ pub struct Served {
     pub frontends: BTreeMap<Frontend, Service>,
     pub memories: BTreeMap<Place, Memory>,
     pub decided: BTreeMap<Place, Decided>,
+    /// UDP flows to these endpoints go on, though new ones go elsewhere: their cluster is drained and not gone. The kernel
+    /// would end them with the slot, for an endpoint that leaves takes what is sent to it along.
+    pub finishing: BTreeSet<(Frontend, Backend)>,
     /// What changed since it was decided before.
     pub changes: BTreeSet<ShareChange>,
     /// Look again then, though nothing else changed.
@@ -81,8 +84,16 @@ pub fn serve(
             served.ask_again = served.ask_again.into_iter().chain(decision.ask_again).min();
             served.follows_round_trips |= decision.follows_round_trips;
             let weights = endpoint_weights(&decision.shares, &endpoints.ready);
+            let finishing: Vec<Backend> = match port.protocol {
+                Protocol::Udp => {
+                    let drained = |cluster: &ClusterId| scene.clusters.lets_finish(cluster, scene.now);
+                    endpoints.ready.iter().filter(|(id, _)| drained(id)).flat_map(|(_, all)| all.clone()).collect()
+                }
+                Protocol::Tcp | Protocol::Sctp => Vec::new(),
+            };
             for address in addresses {
                 let frontend = Frontend { address, protocol: port.protocol, port: port.port };
+                served.finishing.extend(finishing.iter().map(|backend| (frontend, *backend)));
                 let slots = match import.affinity {
                     Affinity::None => {
                         let previous = before.get(&frontend).map(Service::slots).unwrap_or_default();

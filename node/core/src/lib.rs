@@ -15,6 +15,7 @@
 //! | [`looks`] | when everything in the kernel is looked at, and whether what was seen still holds |
 //! | [`problem`] | what is wrong with objects, by name; the rest goes on |
 //! | [`shares`] | a service's traffic goes elsewhere than before, and why |
+//! | [`whatif`] | where new connections would go if a cluster were drained |
 //! | [`planner`] | [`NodeCore`] |
 //!
 //! # A worker host and a gateway host
@@ -40,6 +41,7 @@ pub mod looks;
 pub mod planner;
 pub mod problem;
 pub mod shares;
+pub mod whatif;
 
 pub use input::{Input, ObjectChange};
 pub use looks::{Look, Looks};

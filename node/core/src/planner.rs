@@ -15,7 +15,7 @@ use api::health::{ClusterHealth, ClusterHealths, PathReason, Reachability};
 use api::local_cluster::ServiceMode;
 use api::time::Instant;
 use api::{ClusterId, ClusterPeer, LocalCluster, Prefix};
-use kernel_core::{DeviceName, Element, Exported, Family, Frontend, RouteKey, Service, State};
+use kernel_core::{Backend, DeviceName, Element, Exported, Family, Frontend, RouteKey, Service, State};
 use routing::clusters::START_GRACE;
 use routing::slots::stable_hash;
 use routing::{Clusters, GatewayReports, PolicySet, Reason};
@@ -59,7 +59,8 @@ pub struct NodeCore {
     policy_keys: BTreeSet<Key>,
     cluster_policy_keys: BTreeSet<Key>,
     pub(crate) clusters: Clusters,
-    standings: BTreeMap<ClusterId, Result<Reason, Reason>>,
+    /// Whether each may get new connections, and whether it may finish those it has.
+    standings: BTreeMap<ClusterId, (Result<Reason, Reason>, bool)>,
     pub(crate) catalog: Catalog,
     problems: Problems,
 
@@ -97,6 +98,8 @@ pub struct Delta {
     pub after: State,
     /// The change cannot be made in part: compare [`NodeCore::wanted`] with everything that is there.
     pub whole: bool,
+    /// UDP flows that were left to finish ([`NodeCore::finishes`]) and are not any more: to be ended.
+    pub ended: BTreeSet<(Frontend, Backend)>,
     /// Services whose traffic goes elsewhere than before.
     pub shares: BTreeSet<ShareChange>,
     /// Services of the clusterset that were looked at.
@@ -105,7 +108,7 @@ pub struct Delta {
 
 impl Delta {
     pub fn is_empty(&self) -> bool {
-        !self.whole && self.before == self.after
+        !self.whole && self.before == self.after && self.ended.is_empty()
     }
 }
 
@@ -195,7 +198,7 @@ impl NodeCore {
             known.health = self.reports.clusters().get(id).cloned();
         }
         let standings: BTreeMap<ClusterId, _> =
-            self.clusters.remote.keys().map(|id| (id.clone(), self.clusters.standing(id, now))).collect();
+            self.clusters.remote.keys().map(|id| (id.clone(), standing(&self.clusters, id, now))).collect();
         let changed = standings.iter().filter(|(id, standing)| self.standings.get(id) != Some(standing));
         for (id, _) in changed {
             self.dirty.imports.extend(self.catalog.services_of_cluster(id).cloned());
@@ -290,6 +293,15 @@ impl NodeCore {
         self.following.remove(key);
         self.waiting.extend(after.as_ref().and_then(|after| after.ask_again).map(|at| (at, key.clone())));
         delta.shares.extend(after.as_mut().map(|after| core::mem::take(&mut after.changes)).into_iter().flatten());
+        if !before.finishing.is_empty() {
+            let none = BTreeSet::new();
+            let still = after.as_ref().map_or(&none, |after| &after.finishing);
+            let served = |(frontend, backend): &(Frontend, Backend)| {
+                let service = after.as_ref().and_then(|after| after.frontends.get(frontend));
+                service.is_some_and(|service| service.slots().contains(backend))
+            };
+            delta.ended.extend(before.finishing.difference(still).filter(|flow| !served(flow)).copied());
+        }
         if let Some(after) = after {
             if after.follows_round_trips {
                 self.following.insert(key.clone());
@@ -431,6 +443,14 @@ impl NodeCore {
         self.fabric.links.contains_key(device) || self.fabric.sets.tunnels.contains(device)
     }
 
+    /// Whether flows to this endpoint are left to finish, though its slots go to others.
+    pub fn finishes(&self, frontend: &Frontend, backend: &Backend) -> bool {
+        let owners = self.frontend_owners.get(frontend).into_iter().flatten();
+        owners
+            .filter_map(|owner| self.served.get(owner))
+            .any(|served| served.finishing.contains(&(*frontend, *backend)))
+    }
+
     /// Whose prefixes are whose, among the peers.
     pub fn peer_prefixes(&self) -> Vec<(Prefix, ClusterId)> {
         let of_peer = |(id, peer): (&ClusterId, &PeerFacts)| {
@@ -488,6 +508,10 @@ impl NodeCore {
         }
         awaiting
     }
+}
+
+fn standing(clusters: &Clusters, id: &ClusterId, now: Instant) -> (Result<Reason, Reason>, bool) {
+    (clusters.standing(id, now), clusters.lets_finish(id, now))
 }
 
 fn put(piece: &Piece, state: &mut State) {

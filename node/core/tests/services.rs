@@ -2,9 +2,14 @@
 
 mod world;
 
+use api::ClusterId;
+use api::cluster_peer::PeerState;
 use api::health::Reachability;
 use api::kubernetes::EndpointSlice;
-use kernel_core::{Affinity, Change, Frontend, Protocol};
+use api::member_record::MemberState;
+use api::report::MoveShare;
+use kernel_core::{Affinity, Backend, Change, Frontend, Protocol};
+use node_core::whatif::Supposed;
 use node_core::{Input, NodeCore, ObjectChange};
 use world::*;
 
@@ -159,4 +164,74 @@ fn traffic_that_goes_elsewhere_is_told_once_for_both_families_with_what_caused_i
         told(&mut core, 140, none),
         [words(["shop/web http", "50% birch, 50% cedar", cedar, "birch NoReadyEndpoints"])]
     );
+}
+
+#[test]
+fn what_would_move_is_what_moves_and_nothing_is_changed_by_asking() {
+    let mut core = host("worker");
+    let inputs = vec![
+        Input::ServiceImports(ObjectChange::Applied(import("only", "10.201.0.9"))),
+        Input::EndpointSlices(ObjectChange::Applied(imported("only", "birch", &[("10.2.1.9", true, None)]))),
+    ];
+    after(&mut core, at(20), inputs);
+    let cluster = |name: &str| ClusterId::new(name).unwrap();
+    let seen = |core: &NodeCore, supposed: &Supposed| -> Vec<String> {
+        let words = |shares: &[MoveShare]| {
+            shares.iter().map(|share| format!("{:.0}% {}", share.percent, share.cluster)).collect::<Vec<_>>().join(", ")
+        };
+        let moves = core.moves(supposed, at(30)).into_iter();
+        moves.map(|moved| format!("{}: {} → {}", moved.service, words(&moved.before), words(&moved.after))).collect()
+    };
+    let (birch, cedar) = (Supposed::PeerDrained(cluster("birch")), Supposed::PeerDrained(cluster("cedar")));
+    let both = "shop/web: 67% birch, 33% cedar";
+    assert_eq!(seen(&core, &birch), ["shop/only: 100% birch → ".to_owned(), format!("{both} → 100% cedar")]);
+    assert_eq!(seen(&core, &cedar), [format!("{both} → 100% birch")]);
+    assert!(seen(&core, &Supposed::PeerDrained(cluster("pine"))).is_empty());
+    assert!(seen(&core, &Supposed::WeDrain).is_empty(), "nothing is answered here");
+    assert!(after(&mut core, at(30), vec![]).0.is_empty(), "asking changed something");
+
+    let drained = peer_in("birch", 2, MemberState::Active, PeerState::Drained);
+    let (delta, _) = after(&mut core, at(40), vec![Input::ClusterPeers(ObjectChange::Applied(drained))]);
+    let told: Vec<_> = delta.shares.iter().map(|change| format!("{}: {}", change.service, change.after)).collect();
+    assert_eq!(told, ["shop/only http: nobody", "shop/web http: 100% cedar"]);
+    assert!(seen(&core, &birch).is_empty(), "it moved");
+    // Were we drained too, members would have cedar for what we answer ourselves.
+    after(&mut core, at(50), applied(imported("web", "amber", &[("10.1.1.5", true, None)])));
+    assert_eq!(seen(&core, &Supposed::WeDrain), ["shop/web: 50% amber, 50% cedar → 100% cedar"]);
+}
+
+#[test]
+fn udp_flows_to_a_drained_cluster_finish_and_end_when_it_is_lost() {
+    let mut core = host("worker");
+    let mut names = import("names", "10.201.0.9");
+    names.spec.ports[0].protocol = "UDP".into();
+    let of = |cluster, address| {
+        let mut slice = imported("names", cluster, &[(address, true, None)]);
+        slice.ports.as_mut().unwrap()[0].protocol = Some("UDP".into());
+        Input::EndpointSlices(ObjectChange::Applied(slice))
+    };
+    let import = Input::ServiceImports(ObjectChange::Applied(names));
+    after(&mut core, at(20), vec![import, of("birch", "10.2.1.9"), of("cedar", "10.3.1.9")]);
+    let frontend = Frontend { address: "10.201.0.9".parse().unwrap(), protocol: Protocol::Udp, port: 80 };
+    let backend = Backend { address: "10.2.1.9".parse().unwrap(), port: 8080 };
+    let is = |state| Input::ClusterPeers(ObjectChange::Applied(peer_in("birch", 2, MemberState::Active, state)));
+    assert!(!core.finishes(&frontend, &backend));
+
+    let (delta, changes) = after(&mut core, at(30), vec![is(PeerState::Drained)]);
+    assert!(core.finishes(&frontend, &backend) && delta.ended.is_empty());
+    assert!(changes.contains(&Change::ForgetFlows { frontend, backend }), "what the agent is to leave out");
+    let (delta, _) = after(&mut core, at(40), vec![is(PeerState::Active)]);
+    assert!(!core.finishes(&frontend, &backend) && delta.ended.is_empty(), "it is used again");
+
+    after(&mut core, at(50), vec![is(PeerState::Drained)]);
+    let down = report(0, &[("birch", Reachability::Down), ("cedar", Reachability::Up)]);
+    let (delta, _) = after(&mut core, at(60), vec![Input::Report(down)]);
+    assert_eq!(delta.ended, [(frontend, backend)].into());
+    assert!(!core.finishes(&frontend, &backend) && !delta.is_empty());
+
+    let up = report(0, &[("birch", Reachability::Up), ("cedar", Reachability::Up)]);
+    after(&mut core, at(70), vec![Input::Report(up)]);
+    assert!(core.finishes(&frontend, &backend));
+    let (delta, _) = after(&mut core, at(80), vec![is(PeerState::Blocked)]);
+    assert_eq!(delta.ended, [(frontend, backend)].into(), "who is cut off finishes nothing");
 }

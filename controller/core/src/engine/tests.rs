@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::world::{T0, World, local_cluster, peer, signed_record};
+use super::world::{T0, World, local_cluster, peer, signed_record, signed_record_in};
 use super::*;
 use crate::advertisement::{ItemChange, ItemKey};
 use crate::index::Observed;
@@ -8,6 +8,7 @@ use crate::plan::Verb;
 use crate::testing::{self, cluster, time};
 use api::ServiceExport;
 use api::kubernetes::Node;
+use api::member_record::MemberState;
 
 #[test]
 fn nothing_is_written_before_every_kind_was_shown() {
@@ -201,19 +202,23 @@ fn a_silent_peer_keeps_its_import_and_loses_its_readiness_after_thirty_seconds()
 
 #[test]
 fn a_blocked_peer_and_a_deleted_one_contribute_nothing() {
-    for block in [true, false] {
+    for block in [Some("spec"), Some("order"), None] {
         let mut world = World::new();
         world.hears("birch", 1, &["10.2.0.1"]);
         world.settle();
         let mut birch: ClusterPeer = world.get("", "birch").unwrap();
-        if block {
-            birch.spec.state = PeerState::Blocked;
+        if let Some(by) = block {
+            match by {
+                "spec" => birch.spec.state = PeerState::Blocked,
+                _ => drop(birch.metadata.annotations.insert([(names::STATE.into(), "Blocked".into())].into())),
+            }
             world.put(birch);
             world.settle();
             assert_eq!(
                 world.condition::<ClusterPeer>("", "birch", "Accepted"),
                 Some(("False".into(), "Blocked".into()))
             );
+            assert_eq!(world.condition::<ClusterPeer>("", "birch", "Used"), Some(("False".into(), "Blocked".into())));
         } else {
             world.objects.remove(&("ClusterPeer", ObjectKey::named("birch")));
             world.engine.take_in(None, Some(birch.into()), T0, time(100));
@@ -293,6 +298,34 @@ fn our_record_is_asked_for_once_keys_are_there_and_shown_when_it_is_signed() {
     world.settle();
     let local: LocalCluster = world.get("", "local").unwrap();
     assert!(!local.status.unwrap().record.is_empty());
+}
+
+#[test]
+fn a_drain_is_said_in_our_record_and_a_peers_word_of_its_own_drain_is_shown_on_it() {
+    let mut world = World::new();
+    world.settle();
+    let used = |world: &World, kind| match kind {
+        "LocalCluster" => world.condition::<LocalCluster>("", "local", "Used"),
+        _ => world.condition::<ClusterPeer>("", "birch", "Used"),
+    };
+    let active = || Some(("True".to_string(), "Active".to_string()));
+    let draining = || Some(("False".to_string(), "Draining".to_string()));
+    assert_eq!((used(&world, "LocalCluster"), used(&world, "ClusterPeer")), (active(), active()));
+
+    world.engine.set_slot_keys([(0, vec![api::keys::TunnelKey([5; 32])])].into());
+    assert_eq!(world.engine.unsigned_record().unwrap().state, MemberState::Active);
+    let mut local: LocalCluster = world.get("", "local").unwrap();
+    local.metadata.annotations = Some([(names::STATE.into(), "Draining".into())].into());
+    world.put(local);
+    world.settle();
+    assert_eq!(world.engine.unsigned_record().unwrap().state, MemberState::Draining);
+    assert_eq!(used(&world, "LocalCluster"), draining());
+
+    let drains = signed_record_in("birch", 2, 2, "demo", MemberState::Draining);
+    world.engine.hear_record(&cluster("birch"), drains, T0, time(100));
+    world.settle();
+    assert_eq!(used(&world, "ClusterPeer"), draining());
+    assert_eq!(world.condition::<ClusterPeer>("", "birch", "Accepted").unwrap().0, "True");
 }
 
 #[test]

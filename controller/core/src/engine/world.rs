@@ -4,7 +4,7 @@ use alloc::collections::BTreeMap;
 
 use api::Kind;
 use api::ServiceExport;
-use api::member_record::bytes_to_sign;
+use api::member_record::{MemberState, bytes_to_sign};
 use ed25519_dalek::{Signer, SigningKey};
 use serde_json::json;
 
@@ -39,14 +39,17 @@ pub(super) fn local_cluster() -> LocalCluster {
 }
 
 pub(super) fn signed_record(name: &str, seed: u8, generation: u64, set: &str) -> SignedRecord {
+    signed_record_in(name, seed, generation, set, MemberState::Active)
+}
+
+pub(super) fn signed_record_in(name: &str, seed: u8, generation: u64, set: &str, state: MemberState) -> SignedRecord {
     let key = SigningKey::from_bytes(&[seed; 32]);
     let identity = IdentityKey(key.verifying_key().to_bytes());
-    let spec = object::<LocalCluster>(json!({ "apiVersion": "tombolo.dev/v1alpha1", "kind": "LocalCluster",
+    let local = object::<LocalCluster>(json!({ "apiVersion": "tombolo.dev/v1alpha1", "kind": "LocalCluster",
         "metadata": { "name": "local" },
-        "spec": { "clusterId": name, "clusterSetId": set, "podPrefixes": [format!("10.{seed}.0.0/16")] } }))
-    .spec;
-    let record = membership::own_record(&spec, identity, "e", &SlotKeys::new(), [].into_iter());
-    let bytes = serde_json::to_vec(&MemberRecord { generation, ..record }).unwrap();
+        "spec": { "clusterId": name, "clusterSetId": set, "podPrefixes": [format!("10.{seed}.0.0/16")] } }));
+    let record = membership::own_record(&local, identity, "e", &SlotKeys::new(), [].into_iter());
+    let bytes = serde_json::to_vec(&MemberRecord { generation, state, ..record }).unwrap();
     let signature = key.sign(&bytes_to_sign(&bytes)).to_bytes().to_vec();
     SignedRecord { record: bytes, key: identity, signature }
 }

@@ -11,12 +11,12 @@ fn signing(seed: u8) -> (SigningKey, IdentityKey) {
     (key, identity)
 }
 
-fn local() -> LocalClusterSpec {
-    serde_json::from_value(serde_json::json!({
+fn local() -> LocalCluster {
+    let spec = serde_json::from_value(serde_json::json!({
         "clusterId": "birch", "clusterSetId": "demo", "podPrefixes": ["10.2.0.0/16"],
         "gateways": { "slots": 2, "lanes": 2, "externalAddresses": ["203.0.113.9"] }
-    }))
-    .unwrap()
+    }));
+    LocalCluster::new("local", spec.unwrap())
 }
 
 fn record(epoch: &str, generation: u64, identity: IdentityKey) -> MemberRecord {
@@ -88,7 +88,7 @@ fn only_a_newer_record_of_the_trusted_identity_replaces_the_known_one() {
 
 #[test]
 fn the_exported_manifest_is_a_cluster_peer_with_this_record_and_identity() {
-    let mut local = LocalCluster::new("local", local());
+    let mut local = local();
     assert_eq!(cluster_peer_manifest(&local), Err(NoManifest::NoRecord));
     let status = local.status.get_or_insert_default();
     status.identity_key = Some(signing(1).1);

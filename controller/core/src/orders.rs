@@ -1,0 +1,202 @@
+//! Orders of the moment: what the operator's tool asks of one object, and what it may.
+//!
+//! An order stands in an annotation ([`names::STATE`]) beside what the manifest says for good. So the folder of manifests
+//! is never written, a tool that keeps specs as a repository has them takes nothing back, and the order outlives every
+//! restart. It can only be stricter than the manifest.
+
+use alloc::collections::BTreeMap;
+use alloc::string::{String, ToString};
+
+use api::cluster_peer::PeerState;
+use api::local_cluster::LocalState;
+use api::{ClusterId, ClusterPeer, LocalCluster, TunnelGateway, names};
+
+/// An order, as the operator's tool writes it: `peer-state?peer=birch&state=Drained&undo=true`, `local-state?undo=false`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Order {
+    Peer {
+        peer: ClusterId,
+        state: PeerState,
+        undo: bool,
+    },
+    Local {
+        undo: bool,
+    },
+    /// A gateway of this cluster gives its traffic to the others: `gateway-state?slot=0&undo=false`.
+    Gateway {
+        slot: u16,
+        undo: bool,
+    },
+}
+
+/// Why an order is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OrderRefused {
+    #[error("{0} is {1} by its manifest: change spec.state there")]
+    ByManifest(String, &'static str),
+    #[error("{0} is Blocked by an order: take that back first with 'tombolo peers block {0} --undo'")]
+    Blocked(String),
+    #[error("{0} is Drained by an order and not blocked: take that back with 'tombolo peers drain {0} --undo'")]
+    OnlyDrained(String),
+}
+
+impl Order {
+    pub fn parse(text: &str) -> Option<Self> {
+        let (name, rest) = text.split_once('?').unwrap_or((text, ""));
+        let parameters: BTreeMap<&str, &str> = rest.split('&').filter_map(|pair| pair.split_once('=')).collect();
+        let undo = parameters.get("undo").is_some_and(|undo| *undo == "true");
+        match name {
+            "peer-state" => {
+                let state = parameters.get("state")?.parse().ok().filter(|state| *state != PeerState::Active)?;
+                Some(Self::Peer { peer: ClusterId::new(parameters.get("peer")?).ok()?, state, undo })
+            }
+            "local-state" => Some(Self::Local { undo }),
+            "gateway-state" => Some(Self::Gateway { slot: parameters.get("slot")?.parse().ok()?, undo }),
+            _ => None,
+        }
+    }
+}
+
+/// The peer as the order wants it; none where it is so already.
+pub fn ordered_peer(peer: &ClusterPeer, state: PeerState, undo: bool) -> Result<Option<ClusterPeer>, OrderRefused> {
+    let name = || peer.metadata.name.clone().unwrap_or_default();
+    let standing = peer.ordered_state();
+    let wanted = match (undo, standing) {
+        (false, PeerState::Blocked) if state != PeerState::Blocked => return Err(OrderRefused::Blocked(name())),
+        (false, standing) if standing == state => return Ok(None),
+        (false, _) => Some(state.as_str()),
+        (true, PeerState::Blocked) if state != PeerState::Blocked => return Err(OrderRefused::Blocked(name())),
+        (true, PeerState::Drained) if state == PeerState::Blocked => return Err(OrderRefused::OnlyDrained(name())),
+        (true, _) if peer.spec.state >= state => {
+            return Err(OrderRefused::ByManifest(name(), peer.spec.state.as_str()));
+        }
+        (true, PeerState::Active) => return Ok(None),
+        (true, _) => None,
+    };
+    let mut peer = peer.clone();
+    annotate(&mut peer.metadata.annotations, wanted);
+    Ok(Some(peer))
+}
+
+/// This cluster as the order wants it; none where it is so already.
+pub fn ordered_local(local: &LocalCluster, undo: bool) -> Result<Option<LocalCluster>, OrderRefused> {
+    let standing = local.ordered_state();
+    if undo && local.spec.state == LocalState::Draining {
+        return Err(OrderRefused::ByManifest(local.spec.cluster_id.to_string(), LocalState::Draining.as_str()));
+    }
+    if (standing == LocalState::Draining) != undo {
+        return Ok(None);
+    }
+    let mut local = local.clone();
+    annotate(&mut local.metadata.annotations, (!undo).then_some(LocalState::Draining.as_str()));
+    Ok(Some(local))
+}
+
+/// The gateway as the order wants it; none where it is so already.
+pub fn ordered_gateway(gateway: &TunnelGateway, undo: bool) -> Result<Option<TunnelGateway>, OrderRefused> {
+    if gateway.is_drained() != undo {
+        return Ok(None);
+    }
+    let mut gateway = gateway.clone();
+    annotate(&mut gateway.metadata.annotations, (!undo).then_some(LocalState::Draining.as_str()));
+    Ok(Some(gateway))
+}
+
+fn annotate(annotations: &mut Option<BTreeMap<String, String>>, state: Option<&str>) {
+    let all = annotations.get_or_insert_default();
+    match state {
+        Some(state) => drop(all.insert(names::STATE.to_string(), state.to_string())),
+        None => drop(all.remove(names::STATE)),
+    }
+    if all.is_empty() {
+        *annotations = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(spec: PeerState, ordered: PeerState) -> ClusterPeer {
+        let mut peer: ClusterPeer = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "birch"}, "spec": {"identityKeys": [], "record": "", "state": spec},
+        }))
+        .unwrap();
+        annotate(&mut peer.metadata.annotations, (ordered != PeerState::Active).then_some(ordered.as_str()));
+        peer
+    }
+
+    /// The state in force after the order, and whether anything is to be written.
+    fn after(
+        spec: PeerState,
+        ordered: PeerState,
+        state: PeerState,
+        undo: bool,
+    ) -> Result<(PeerState, bool), OrderRefused> {
+        let before = peer(spec, ordered);
+        ordered_peer(&before, state, undo).map(|after| (after.as_ref().unwrap_or(&before).state(), after.is_some()))
+    }
+
+    #[test]
+    fn a_drain_and_a_block_hold_until_they_are_taken_back_and_nothing_is_written_twice() {
+        use PeerState::{Active, Blocked, Drained};
+        assert_eq!(after(Active, Active, Drained, false), Ok((Drained, true)));
+        assert_eq!(after(Active, Drained, Drained, false), Ok((Drained, false)));
+        assert_eq!(after(Active, Drained, Drained, true), Ok((Active, true)));
+        assert_eq!(after(Active, Active, Drained, true), Ok((Active, false)));
+        assert_eq!(after(Active, Drained, Blocked, false), Ok((Blocked, true)));
+        assert_eq!(after(Drained, Blocked, Blocked, true), Ok((Drained, true)), "what the manifest says is left");
+    }
+
+    #[test]
+    fn what_another_order_or_the_manifest_says_is_not_taken_back_by_the_wrong_order() {
+        use PeerState::{Active, Blocked, Drained};
+        let birch = || "birch".to_string();
+        for undo in [false, true] {
+            assert_eq!(after(Active, Blocked, Drained, undo), Err(OrderRefused::Blocked(birch())));
+        }
+        assert_eq!(after(Active, Drained, Blocked, true), Err(OrderRefused::OnlyDrained(birch())));
+        assert_eq!(after(Drained, Active, Drained, true), Err(OrderRefused::ByManifest(birch(), "Drained")));
+        assert_eq!(after(Blocked, Active, Drained, true), Err(OrderRefused::ByManifest(birch(), "Blocked")));
+    }
+
+    #[test]
+    fn this_cluster_drains_and_comes_back_unless_its_manifest_says_so() {
+        let local: LocalCluster = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "local"}, "spec": {"clusterId": "amber", "clusterSetId": "demo"},
+        }))
+        .unwrap();
+        let draining = ordered_local(&local, false).unwrap().unwrap();
+        assert_eq!(draining.state(), LocalState::Draining);
+        assert_eq!(ordered_local(&draining, false), Ok(None));
+        assert_eq!(ordered_local(&draining, true), Ok(Some(local.clone())));
+        assert_eq!(ordered_local(&local, true), Ok(None));
+        let mut declared = local;
+        declared.spec.state = LocalState::Draining;
+        assert!(matches!(ordered_local(&declared, true), Err(OrderRefused::ByManifest(..))));
+    }
+
+    #[test]
+    fn a_gateway_gives_its_traffic_away_and_takes_it_back() {
+        let gateway = TunnelGateway::default();
+        let drained = ordered_gateway(&gateway, false).unwrap().unwrap();
+        assert!(drained.is_drained() && !gateway.is_drained());
+        assert_eq!(ordered_gateway(&drained, false), Ok(None));
+        assert_eq!(ordered_gateway(&drained, true), Ok(Some(gateway.clone())));
+        assert_eq!(ordered_gateway(&gateway, true), Ok(None));
+    }
+
+    #[test]
+    fn an_order_that_is_none_is_not_read_as_one() {
+        for text in [
+            "peer-state",
+            "peer-state?peer=birch&state=Active",
+            "peer-state?peer=No&state=Drained",
+            "gateway-state",
+            "",
+        ] {
+            assert_eq!(Order::parse(text), None, "{text}");
+        }
+        assert_eq!(Order::parse("local-state?undo=true"), Some(Order::Local { undo: true }));
+    }
+}

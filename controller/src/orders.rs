@@ -1,0 +1,63 @@
+//! Carries out the operator's orders: one write to one object, with what was there before as its precondition.
+
+use std::fmt::Display;
+
+use api::report::OrderReport;
+use api::{ClusterPeer, LocalCluster, TunnelGateway, names};
+use controller_core::orders::{Order, OrderRefused, ordered_gateway, ordered_local, ordered_peer};
+use store::Store;
+
+/// The controller itself writes statuses into the same objects: who loses a race reads again. It never loses many.
+const TRIES: usize = 10;
+
+/// What became of it, or why not and what to do.
+pub(crate) async fn carry_out(store: &Store, order: &Order) -> Result<OrderReport, String> {
+    match order {
+        Order::Peer { peer, state, undo } => {
+            let ordered = |found: &ClusterPeer| ordered_peer(found, *state, *undo);
+            let state = |found: &ClusterPeer| found.state().to_string();
+            let missing = format!("there is no ClusterPeer {peer}: 'tombolo peers' lists those there are");
+            write(store, (None, peer.as_str()), format!("peer {peer}"), missing, ordered, state).await
+        }
+        Order::Local { undo } => {
+            let ordered = |found: &LocalCluster| ordered_local(found, *undo);
+            let state = |found: &LocalCluster| found.state().as_str().to_owned();
+            let missing = "there is no LocalCluster: write one that says what this cluster is".to_owned();
+            write(store, (None, names::LOCAL_CLUSTER), "cluster".to_owned(), missing, ordered, state).await
+        }
+        Order::Gateway { slot, undo } => {
+            let ordered = |found: &TunnelGateway| ordered_gateway(found, *undo);
+            let state = |found: &TunnelGateway| if found.is_drained() { "Draining" } else { "Active" }.to_owned();
+            let missing = format!("there is no gateway {slot}: 'tombolo status' names those there are");
+            let (name, subject) = (names::slot_gateway(*slot), format!("gateway {slot}"));
+            write(store, (Some(names::SYSTEM_NAMESPACE), &name), subject, missing, ordered, state).await
+        }
+    }
+}
+
+async fn write<K: store::Kind>(
+    store: &Store,
+    (namespace, name): (Option<&str>, &str),
+    subject: String,
+    missing: String,
+    ordered: impl Fn(&K) -> Result<Option<K>, OrderRefused>,
+    state: impl Fn(&K) -> String,
+) -> Result<OrderReport, String> {
+    fn words(error: impl Display) -> String {
+        error.to_string()
+    }
+    let mut lost = String::new();
+    for _ in 0..TRIES {
+        let found = store.get::<K>(namespace, name).await.map_err(words)?.ok_or_else(|| missing.clone())?;
+        let before = state(&found);
+        let Some(wanted) = ordered(&found).map_err(words)? else {
+            return Ok(OrderReport { subject, after: before.clone(), before, changed: false });
+        };
+        match store.update(&wanted).await {
+            Ok(written) => return Ok(OrderReport { subject, before, after: state(&written), changed: true }),
+            Err(error) if error.is_conflict() => lost = words(error),
+            Err(error) => return Err(words(error)),
+        }
+    }
+    Err(format!("{lost}: order it again"))
+}
