@@ -95,7 +95,7 @@ pub async fn run(run_dir: &Path, subject: Subject, drain: &DrainArguments) -> an
 /// Says that the subject cannot be ordered about, and how to end.
 async fn unknown(run_dir: &Path, subject: &Subject) -> Option<Outcome> {
     let peer = subject.peer()?;
-    if !api::cluster_id::is_dns_label(peer) {
+    if api::ClusterId::new(peer).is_err() {
         eprintln!("'{peer}' is no cluster id: 'tombolo peers' lists the peers");
         return Some(Outcome::Usage);
     }
