@@ -8,7 +8,18 @@ use crate::impair::{chain, replace_table};
 use crate::node::{Node, POD_BRIDGE};
 
 const FIREWALL: &str = "world_firewall";
+const INPUT_FIREWALL: &str = "world_input_firewall";
 const MASQUERADE: &str = "world_masquerade";
+
+const ICMP: u8 = 1;
+const ICMP_V6: u8 = 58;
+
+/// A port that a firewall lets in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    Tcp(u16),
+    Udp(u16),
+}
 
 impl Node {
     /// Forwards only what a node of a hardened cluster forwards: packets of invalid connections are dropped as
@@ -29,6 +40,24 @@ impl Node {
             rules.push(new_rule().match_daddr(range.network(), range.prefix_len()).accept());
         }
         replace_table(self, FIREWALL, Family::Inet, vec![forward], rules)
+    }
+
+    /// Lets in only what a firewall must (ICMP, established connections, the host's own), and these ports.
+    pub fn add_input_firewall(&self, ports: &[Port]) -> Result<()> {
+        let base = BaseChain::filter(FilterHook::Input, Priority::Filter).policy(Policy::Drop);
+        let input = Chain::new(INPUT_FIREWALL, "input")?.family(Family::Inet).base(base);
+        let new_rule = || Rule::new(INPUT_FIREWALL, "input");
+        let mut rules = vec![
+            new_rule().match_ct_state(CtState::ESTABLISHED | CtState::RELATED).accept(),
+            new_rule().match_iif("lo").accept(),
+            new_rule().match_l4proto(ICMP).accept(),
+            new_rule().match_l4proto(ICMP_V6).accept(),
+        ];
+        rules.extend(ports.iter().map(|port| match port {
+            Port::Tcp(port) => new_rule().match_tcp_dport(*port).accept(),
+            Port::Udp(port) => new_rule().match_udp_dport(*port).accept(),
+        }));
+        replace_table(self, INPUT_FIREWALL, Family::Inet, vec![input], rules)
     }
 
     /// Only the rule of kube-proxy that drops packets of connections which connection tracking has not seen begin:

@@ -9,6 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use netns_tests::firewall::Port;
 use netns_tests::host::own_program;
 use netns_tests::scenario::three_clusters::PATIENCE;
 use netns_tests::traffic::http;
@@ -71,6 +72,25 @@ fn run(node: &Node, text: &str) -> Result<String> {
     }
 }
 
+/// The ports of the page's table that a host must let in, by the words of its second column.
+fn ports(of: impl Fn(&str) -> bool) -> Result<Vec<Port>> {
+    let rows = PAGE.lines().filter_map(|line| {
+        let (port, rest) = line.strip_prefix("| ")?.split_once(" | ")?;
+        let (protocol, port) = port.split_once(' ')?;
+        let port = port.parse().ok()?;
+        let port =
+            [("TCP", Port::Tcp(port)), ("UDP", Port::Udp(port))].into_iter().find(|(name, _)| *name == protocol)?;
+        Some((port.1, rest.split(" | ").next()?))
+    });
+    let rows: Vec<(Port, &str)> = rows.collect();
+    let known = ["a gateway's host", "the controller's host", "a DNS server's host", "every host"];
+    for (port, on) in &rows {
+        ensure!(known.contains(on), "the page wants {port:?} open on '{on}', which this test does not know");
+    }
+    ensure!(!rows.is_empty(), "the page has no table of ports");
+    Ok(rows.into_iter().filter(|(_, on)| of(on)).map(|(port, _)| port).collect())
+}
+
 #[test]
 fn the_page_about_plain_hosts_works_as_it_is_written() {
     world_test(|world| {
@@ -81,6 +101,13 @@ fn the_page_about_plain_hosts_works_as_it_is_written() {
         let (client, server) = (oak.pod("client")?, elm.pod("web")?);
         let second_client = oak2.pod("client-2")?;
         addresses_are_those_of_the_page(world, &oak, &server.addresses().both())?;
+        // As the page wants it, and nothing else: oak and elm run every part, oak2 only the node agent.
+        for (node, ports) in
+            [(&oak, ports(|_| true)?), (&elm, ports(|_| true)?), (&oak2, ports(|on| on == "every host")?)]
+        {
+            node.add_input_firewall(&ports)?;
+            node.add_forward_firewall()?;
+        }
         let mut services = Vec::new();
         server.serve_http()?;
         for block in blocks() {
@@ -115,7 +142,7 @@ fn the_page_about_plain_hosts_works_as_it_is_written() {
                 let links = oak.links("what is left", async |links| links.get_links().await)?;
                 let names: Vec<&str> = links.iter().filter_map(|link| link.name()).collect();
                 ensure!(!names.iter().any(|name| name.contains("vxlan")), "left behind: {names:?}");
-            } else if block.text.contains("tombolo status") {
+            } else if block.host == "oak" && block.text.contains("tombolo status") {
                 for process in oak.processes().iter() {
                     process.terminate(PATIENCE)?;
                 }
