@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::keys::IdentityKey;
 use crate::member_record::SignedRecord;
-use crate::{ClusterId, Kind, Prefix, Scope, TranslatedPrefix, Violation, names};
+use crate::{ClusterId, Kind, Prefix, Scope, TranslatedPrefix, Violation, names, order};
 
 /// Its name is the peer's cluster id. Written by the operator; `tombolo peers export` in the other cluster prints it.
 #[derive(CustomResource, Serialize, Deserialize, Clone, Debug, PartialEq, JsonSchema)]
@@ -147,8 +147,7 @@ impl ClusterPeer {
 
     /// What the order of the moment says; `Active` where there is none.
     pub fn ordered_state(&self) -> PeerState {
-        let order = self.metadata.annotations.as_ref().and_then(|all| all.get(names::STATE));
-        order.and_then(|text| text.parse().ok()).unwrap_or_default()
+        order::ordered(&self.metadata)
     }
 
     /// The newest record known for this peer, already verified against its trusted identities.
@@ -195,11 +194,7 @@ impl Kind for ClusterPeer {
             )),
             Ok(Ok(_)) => {}
         }
-        if let Some(order) = self.metadata.annotations.as_ref().and_then(|all| all.get(names::STATE))
-            && let Err(reason) = order.parse::<PeerState>()
-        {
-            found.push(Violation::new(format!("metadata.annotations[{}]", names::STATE), reason));
-        }
+        found.extend(order::violation::<PeerState>(&self.metadata));
         for (index, prefix) in self.spec.allowed_prefixes.iter().enumerate() {
             if prefix.is_forbidden_to_members() {
                 found.push(Violation::new(

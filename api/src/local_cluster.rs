@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::keys::IdentityKey;
-use crate::{ClusterId, Kind, Prefix, Scope, Violation, names};
+use crate::{ClusterId, Kind, Prefix, Scope, Violation, names, order};
 
 /// Written by the operator.
 #[derive(CustomResource, Serialize, Deserialize, Clone, Debug, PartialEq, JsonSchema)]
@@ -190,8 +190,7 @@ impl LocalCluster {
 
     /// What the order of the moment says; `Active` where there is none.
     pub fn ordered_state(&self) -> LocalState {
-        let order = self.metadata.annotations.as_ref().and_then(|all| all.get(names::STATE));
-        order.and_then(|text| text.parse().ok()).unwrap_or_default()
+        order::ordered(&self.metadata)
     }
 }
 
@@ -215,11 +214,7 @@ impl Kind for LocalCluster {
         if self.metadata.name.as_deref() != Some(names::LOCAL_CLUSTER) {
             found.push(Violation::new("metadata.name", "must be 'local': a cluster has one LocalCluster"));
         }
-        if let Some(order) = self.metadata.annotations.as_ref().and_then(|all| all.get(names::STATE))
-            && let Err(reason) = order.parse::<LocalState>()
-        {
-            found.push(Violation::new(format!("metadata.annotations[{}]", names::STATE), reason));
-        }
+        found.extend(order::violation::<LocalState>(&self.metadata));
         let spec = &self.spec;
         let ranges: Vec<(String, &Prefix)> = [
             ("podPrefixes", &spec.pod_prefixes),

@@ -210,6 +210,16 @@ pub struct RouteReport {
     pub remedy: String,
 }
 
+impl RouteReport {
+    /// The reason where nobody measured yet whether the way reaches the peer.
+    pub const PEER_UNKNOWN: &str = "PeerUnknown";
+
+    /// Whether the kernel has the way, and only its measurement is missing: not good, and not bad either.
+    pub fn is_unknown(&self) -> bool {
+        self.reason == Self::PEER_UNKNOWN
+    }
+}
+
 /// One way out of a host.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

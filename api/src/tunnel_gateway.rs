@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::keys::TunnelKey;
 use crate::local_cluster::LocalState;
-use crate::{Kind, Scope, names};
+use crate::{Kind, Scope, order};
 
 /// In Tombolo's own namespace. The spec is the controller's, the status that gateway's.
 #[derive(CustomResource, Serialize, Deserialize, Clone, Debug, Default, PartialEq, JsonSchema)]
@@ -64,10 +64,9 @@ pub struct LaneStatus {
 }
 
 impl TunnelGateway {
-    /// Whether an order ([`names::STATE`]: `Draining`) asks it to give its traffic to the other gateways.
+    /// Whether an order ([`STATE`](crate::names::STATE): `Draining`) asks it to give its traffic to the other gateways.
     pub fn is_drained(&self) -> bool {
-        let order = self.metadata.annotations.as_ref().and_then(|all| all.get(names::STATE));
-        order.is_some_and(|state| state == LocalState::Draining.as_str())
+        order::ordered::<LocalState>(&self.metadata) == LocalState::Draining
     }
 }
 

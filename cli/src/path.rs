@@ -38,7 +38,8 @@ pub async fn explain(run_dir: &Path, peer: &str, format: Format) -> anyhow::Resu
     if format == Format::Text {
         print!("{}", render_routes(routes.as_deref().unwrap_or_default()));
     }
-    let lost = routes.iter().flatten().any(|route| !route.reason.is_empty());
+    let lost = routes.iter().flatten().any(|route| judge(route) == Glyph::Bad);
+    let unknown = routes.iter().flatten().any(|route| judge(route) == Glyph::Unknown);
     let report: GatewayReport = match gateway.known().and_then(|answer| serde_json::from_value(answer).ok()) {
         Some(report) => report,
         None => {
@@ -57,7 +58,13 @@ pub async fn explain(run_dir: &Path, peer: &str, format: Format) -> anyhow::Resu
         }
         Format::Text => print!("{}", render(path)),
     }
-    Ok(if path.reachability == Reachability::Up && !lost { Outcome::Good } else { Outcome::FoundBad })
+    Ok(match path.reachability {
+        _ if lost => Outcome::FoundBad,
+        Reachability::Down => Outcome::FoundBad,
+        Reachability::Unknown => Outcome::CouldNotFindOut,
+        Reachability::Up if unknown => Outcome::CouldNotFindOut,
+        Reachability::Up => Outcome::Good,
+    })
 }
 
 fn no_peer(peer: &str) -> Outcome {
@@ -75,11 +82,19 @@ fn render_node(node: &NodeReport) -> String {
     format!("{} node     {}: {kernel}\n", glyph.text(), node.node)
 }
 
+fn judge(route: &RouteReport) -> Glyph {
+    match route.reason.as_str() {
+        "" => Glyph::Good,
+        _ if route.is_unknown() => Glyph::Unknown,
+        _ => Glyph::Bad,
+    }
+}
+
 /// A line a prefix and way: the kernel's route, its next hop, the node behind it.
 fn render_routes(routes: &[RouteReport]) -> String {
     let mut text = String::new();
     for route in routes {
-        let glyph = if route.reason.is_empty() { Glyph::Good } else { Glyph::Bad };
+        let glyph = judge(route);
         let mut line = format!("{} route    {}", glyph.text(), route.prefix);
         if !route.reason.is_empty() {
             line.push_str(&format!(" {}", route.reason));
@@ -152,8 +167,10 @@ fn render(path: &PathReport) -> String {
         seconds(path.age)
     ));
     if path.reachability != Reachability::Up {
-        text.push_str("  remedy   check that UDP reaches the peer's endpoint, and that both clusters know each other's newest record:\n");
-        text.push_str("           tombolo peers export in each, put into the other\n");
+        text.push_str(
+            "  remedy   check that UDP reaches the peer's endpoint, and that both clusters know each other's\n",
+        );
+        text.push_str("           newest record: tombolo peers export in each, put into the other\n");
     }
     text
 }

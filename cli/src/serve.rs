@@ -1,8 +1,8 @@
 //! Serves a part's [`Surface`] over HTTP: `/healthz`, `/readyz`, `/metrics`, and the operator's questions below `/ask/`
 //! and orders below `/order/`.
 //!
-//! Questions and orders are answered on a unix socket in the run folder alone, which only the part's own user may open. Metrics
-//! and health may be served on a TCP port as well, where one is asked for.
+//! Questions and orders are answered on a unix socket in the run folder alone, which only the part's own user may open.
+//! Metrics and health may be served on a TCP port as well, where one is asked for.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 
 use crate::Error;
 use crate::message::{Message, address, attributes_after, find, read_be16};
-use crate::socket::Socket;
+use crate::socket::{NETFILTER, Socket};
 use crate::table::FIXED;
 
 // <linux/netfilter/nfnetlink_conntrack.h>: subsystem 1 in the upper byte.
@@ -75,8 +75,10 @@ pub struct Flow {
     pub id: u32,
 }
 
-/// What `pick` takes of every flow that lives.
-pub(crate) fn flows<T>(socket: &mut Socket, mut pick: impl FnMut(Flow) -> Option<T>) -> Result<Vec<T>, Error> {
+/// What `pick` takes of every flow that lives, in the network namespace of the calling thread. Costs a look at all of
+/// them, beside whatever [`Kernel`](crate::Kernel) does meanwhile.
+pub fn flows<T>(mut pick: impl FnMut(Flow) -> Option<T>) -> Result<Vec<T>, Error> {
+    let mut socket = Socket::open(NETFILTER)?;
     let mut picked = Vec::new();
     for family in [2, 10] {
         let some = socket.dump(&Message::new(GET, 0, &[family, 0, 0, 0]), |received| {

@@ -48,7 +48,7 @@ mod tests;
 
 pub use kernel_core as core;
 
-pub use connection::Flow;
+pub use connection::{Flow, flows};
 pub use counter::{Counted, Counter};
 pub use device::Device;
 pub use error::Error;

@@ -11,7 +11,7 @@ use crate::setting::Settings;
 use crate::socket::{NETFILTER, ROUTE, Socket};
 use crate::table::{observe, transaction};
 use crate::{
-    Counted, Counter, Device, Error, Flow, Path, address, connection, device, neighbour, nexthop, path, route, rule,
+    Counted, Counter, Device, Error, Path, address, connection, device, neighbour, nexthop, path, route, rule,
 };
 
 /// What is ours in the kernel of the network namespace that the thread was in when it opened this.
@@ -156,11 +156,6 @@ impl Kernel {
     /// What was refused since the table was made, by reason. Empty when there is no table.
     pub fn counters(&mut self) -> Result<BTreeMap<Refusal, Counter>, Error> {
         Ok(self.counted()?.refused)
-    }
-
-    /// What `pick` takes of every tracked connection that lives. Costs a look at all of them.
-    pub fn flows<T>(&mut self, pick: impl FnMut(Flow) -> Option<T>) -> Result<Vec<T>, Error> {
-        connection::flows(&mut self.netfilter, pick)
     }
 
     /// Every device of the network namespace, ours or not.

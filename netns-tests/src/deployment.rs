@@ -11,7 +11,7 @@ use std::process::{Command, Output};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 pub use cli::ask::Part;
 use serde_json::Value;
 
@@ -90,6 +90,15 @@ impl Deployment {
             }
         }
         self.wait_until_ready(START_LIMIT)
+    }
+
+    /// [`Self::start_everything`] of every cluster at once. They know nothing of each other yet, so their order cannot
+    /// matter.
+    pub fn start_all(deployments: &[&Self]) -> Result<()> {
+        std::thread::scope(|scope| {
+            let starts: Vec<_> = deployments.iter().map(|one| scope.spawn(|| one.start_everything())).collect();
+            starts.into_iter().try_for_each(|start| start.join().map_err(|_| anyhow!("starting a cluster panicked"))?)
+        })
     }
 
     /// Whether the deployment puts this part on this node.

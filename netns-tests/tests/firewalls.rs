@@ -1,7 +1,7 @@
 //! What nodes of real clusters already have when Tombolo comes: connections work in spite of it, and servers see whom
 //! they talk to.
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Result, ensure};
 use netns_tests::deployment::Deployment;
 use netns_tests::pod::Pod;
 use netns_tests::scenario::three_clusters::{PATIENCE, ThreeClusters};
@@ -22,10 +22,7 @@ fn joined(world: &World, harden: fn(&Node) -> Result<()>) -> Result<(ThreeCluste
     }
     let [amber, birch, cedar] = [&amber, &birch, &cedar].map(Deployment::prepare);
     let clusters = ThreeClusters { amber: amber?, birch: birch?, cedar: cedar?, client, servers };
-    std::thread::scope(|scope| {
-        let starts = clusters.all().map(|deployment| scope.spawn(move || deployment.start_everything()));
-        starts.into_iter().try_for_each(|start| start.join().map_err(|_| anyhow!("starting a cluster panicked"))?)
-    })?;
+    Deployment::start_all(&clusters.all())?;
     clusters.introduce()?;
     clusters.export_web()?;
     let clients = vec![clusters.client.clone(), clusters.amber.cluster().gateway()?.pod("client-2")?];

@@ -99,10 +99,7 @@ fn joined(world: &World) -> Result<[Side; 3]> {
     let sides = clusters.iter().map(Side::prepare).collect::<Result<Vec<_>>>()?;
     let sides: [Side; 3] = sides.try_into().map_err(|_| anyhow!("three clusters have three sides"))?;
     ensure!(sides[0].pod.addresses() == sides[1].pod.addresses(), "both pods have the same addresses");
-    std::thread::scope(|scope| {
-        let starts = sides.each_ref().map(|side| scope.spawn(|| side.deployment.start_everything()));
-        starts.into_iter().try_for_each(|start| start.join().map_err(|_| anyhow!("starting a cluster panicked"))?)
-    })?;
+    Deployment::start_all(&sides.each_ref().map(|side| &side.deployment))?;
     for one in &sides {
         let manifest = one.deployment.peer_manifest(PATIENCE)?.replacen("spec:\n", "spec:\n  allowOverlap: true\n", 1);
         for other in sides.iter().filter(|other| other.name() != one.name()) {

@@ -59,10 +59,7 @@ impl Pair {
         };
         let pair = Self { amber: prepare(&amber)?, birch: prepare(&birch)?, client, servers };
         let both = [&pair.amber, &pair.birch];
-        std::thread::scope(|scope| {
-            let starts = both.map(|deployment| scope.spawn(move || deployment.start_everything()));
-            starts.into_iter().try_for_each(|start| start.join().map_err(|_| anyhow!("starting a cluster panicked"))?)
-        })?;
+        Deployment::start_all(&both)?;
         Deployment::introduce(&both)?;
         pair.amber.wait_until_connected("birch", PATIENCE)?;
         pair.birch.wait_until_connected("amber", PATIENCE)?;

@@ -5,23 +5,23 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use api::report::FlowReport;
-use kernel::{Flow, Kernel};
-use node_core::NodeCore;
+use api::{ClusterId, Prefix};
+use kernel::Flow;
 
 /// Numbers of inward connections in one answer.
 const MOST_IDS: usize = 10_000;
 
-/// One entry for each peer, also where nothing is open.
-pub(crate) fn report(core: &NodeCore, kernel: &mut Kernel) -> Result<Vec<FlowReport>, kernel::Error> {
-    let prefixes = core.peer_prefixes();
+/// One entry for each peer, also where nothing is open. It is for the thread that asks, not for the owner of the kernel's
+/// state: a host may track a million connections, and somebody who waits for the last one asks again and again.
+pub(crate) fn report(prefixes: &[(Prefix, ClusterId)]) -> Result<Vec<FlowReport>, kernel::Error> {
     let peer_of = |address: IpAddr| prefixes.iter().position(|(prefix, _)| prefix.contains(address));
-    let picked = kernel.flows(|Flow { from, to, id }| match (peer_of(from), peer_of(to)) {
+    let picked = kernel::flows(|Flow { from, to, id }| match (peer_of(from), peer_of(to)) {
         (None, Some(place)) => Some((place, None)),
         (Some(place), None) => Some((place, Some(id))),
         _ => None,
     })?;
     let mut reports: BTreeMap<&str, FlowReport> = BTreeMap::new();
-    for (_, peer) in &prefixes {
+    for (_, peer) in prefixes {
         let empty = || FlowReport { peer: peer.to_string(), ..FlowReport::default() };
         reports.entry(peer.as_str()).or_insert_with(empty);
     }

@@ -8,11 +8,11 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant as StdInstant};
 
 use anyhow::Context;
-use api::ClusterId;
 use api::health::message::AgentKey;
 use api::kubernetes::Secret;
 use api::names;
-use api::report::{FlowReport, MoveReport, RouteReport, ServiceReport};
+use api::report::{MoveReport, RouteReport, ServiceReport};
+use api::{ClusterId, Prefix};
 use arc_swap::ArcSwap;
 use kernel::core::{Change, DeviceName, State, difference};
 use kernel::{DeviceEvent, Kernel};
@@ -62,7 +62,7 @@ pub(crate) enum Question {
     Services(std::sync::mpsc::SyncSender<Vec<ServiceReport>>),
     Routes(ClusterId, std::sync::mpsc::SyncSender<Option<Vec<RouteReport>>>),
     Moves(Supposed, std::sync::mpsc::SyncSender<Vec<MoveReport>>),
-    Flows(std::sync::mpsc::SyncSender<Vec<FlowReport>>),
+    PeerPrefixes(std::sync::mpsc::SyncSender<Vec<(Prefix, ClusterId)>>),
     Explain(String, String, std::sync::mpsc::SyncSender<Option<ServiceReport>>),
 }
 
@@ -467,10 +467,7 @@ impl Owner {
             Question::Services(to) => drop(to.try_send(self.core.services(now))),
             Question::Routes(peer, to) => drop(to.try_send(crate::routes::report(&self.core, &mut self.kernel, &peer))),
             Question::Moves(supposed, to) => drop(to.try_send(self.core.moves(&supposed, now))),
-            Question::Flows(to) => match crate::flows::report(&self.core, &mut self.kernel) {
-                Ok(report) => drop(to.try_send(report)),
-                Err(error) => self.failed(&error),
-            },
+            Question::PeerPrefixes(to) => drop(to.try_send(self.core.peer_prefixes())),
             Question::Explain(namespace, name, to) => drop(to.try_send(self.core.explain(&namespace, &name, now))),
         }
     }

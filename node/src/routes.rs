@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use api::ClusterId;
-use api::health::Reachability;
+use api::health::{PathReason, Reachability};
 use api::report::{HopReport, RouteReport};
 use ipnet::IpNet;
 use kernel::core::{Family, TABLE};
@@ -33,17 +33,13 @@ fn judged(core: &NodeCore, net: &IpNet, path: Result<Path, kernel::Error>, peer:
             report.mtu = routed.mtu;
             report.hops = routed.hops.iter().map(|hop| shown(core, hop)).collect();
             let lost = routed.hops.iter().find(|hop| hop.by_vxlan && hop.node.is_none());
-            match lost {
+            let health = core.cluster_healths().get(peer).map(|health| (health.reachability, health.reason));
+            match (lost, health) {
                 _ if routed.table != TABLE => ("ForeignRoute", foreign(net, routed.table)),
-                Some(hop) => ("NoNeighbour", unknown_node(hop.via)),
-                None if core
-                    .cluster_healths()
-                    .get(peer)
-                    .is_some_and(|health| health.reachability == Reachability::Up) =>
-                {
-                    ("", String::new())
-                }
-                None => ("PeerDown", peer_down(core, peer)),
+                (Some(hop), _) => ("NoNeighbour", unknown_node(hop.via)),
+                (None, Some((Reachability::Up, _))) => ("", String::new()),
+                (None, Some((Reachability::Down, reason))) => ("PeerDown", peer_down(peer, reason)),
+                (None, Some((Reachability::Unknown, _)) | None) => (RouteReport::PEER_UNKNOWN, peer_unknown(peer)),
             }
         }
     };
@@ -72,20 +68,23 @@ fn no_gateway(core: &NodeCore, peer: &ClusterId) -> String {
 }
 
 /// The way that open connections keep, though nobody has seen it work.
-fn peer_down(core: &NodeCore, peer: &ClusterId) -> String {
-    let why = match core.cluster_healths().get(peer) {
-        Some(health) => format!("no gateway of this cluster reaches {peer} ({:?})", health.reason),
-        None => "no gateway of this cluster answers".to_owned(),
-    };
+fn peer_down(peer: &ClusterId, reason: PathReason) -> String {
     format!(
-        "{why}: open connections keep this way, new ones go elsewhere; on a gateway's host run: tombolo explain path {peer}"
+        "no gateway of this cluster reaches {peer} ({reason:?}): open connections keep this way, new ones go elsewhere; on a gateway's host run: tombolo explain path {peer}"
+    )
+}
+
+/// The agent, its gateways or the peer have just begun.
+fn peer_unknown(peer: &ClusterId) -> String {
+    format!(
+        "no gateway of this cluster has said yet whether it reaches {peer}: does one run? ask again, or run: tombolo status"
     )
 }
 
 fn foreign(net: &IpNet, table: u32) -> String {
     let family = if Family::of_net(net) == Family::Ipv4 { 4 } else { 6 };
     format!(
-        "table {table} answers before ours ({TABLE}), and packets may leave in clear; run: ip -{family} rule    and look for one before priority {}",
+        "table {table} answers before ours ({TABLE}), and packets may leave in clear; run: ip -{family} rule, and look for one before priority {}",
         kernel::core::rule::PRIORITY
     )
 }

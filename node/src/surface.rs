@@ -23,10 +23,10 @@ use serde_json::Value;
 use store::Store;
 use tokio::sync::mpsc;
 
-use crate::history;
 use crate::metrics::Metrics;
 use crate::owner::Question;
 use crate::refusals::Ring;
+use crate::{flows, history};
 
 /// How long an answer may take: the owner may be loading ten thousand services just now.
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);
@@ -186,7 +186,11 @@ impl Surface for NodeSurface {
                 };
                 serde_json::to_value(self.ask(|to| Question::Moves(supposed, to))?).ok()
             }
-            "flows" => serde_json::to_value(self.ask(Question::Flows)?).ok(),
+            "flows" => {
+                let open = flows::report(&self.ask(Question::PeerPrefixes)?);
+                let open = open.inspect_err(|error| tracing::warn!(%error, "connections cannot be counted")).ok()?;
+                serde_json::to_value(open).ok()
+            }
             "refusals" => serde_json::to_value(self.refusals.report(now)).ok(),
             "problems" => serde_json::to_value(&self.shown.load().problems).ok(),
             "events" => {

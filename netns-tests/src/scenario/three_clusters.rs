@@ -44,19 +44,8 @@ impl ThreeClusters {
         }
         let [amber, birch, cedar] = [&amber, &birch, &cedar].map(Deployment::prepare);
         let world = Self { amber: amber?, birch: birch?, cedar: cedar?, client, servers };
-        world.start_parts()?;
+        Deployment::start_all(&world.all())?;
         Ok(world)
-    }
-
-    fn start_parts(&self) -> Result<()> {
-        // All at once: the clusters know nothing of each other yet, so their order cannot matter.
-        std::thread::scope(|scope| {
-            let starts = self.all().map(|deployment| scope.spawn(move || deployment.start_everything()));
-            for start in starts {
-                start.join().map_err(|_| anyhow::anyhow!("starting a cluster panicked"))??;
-            }
-            Ok(())
-        })
     }
 
     pub fn all(&self) -> [&Deployment; 3] {

@@ -53,13 +53,7 @@ impl TwoGateways {
         };
         let clusters = Self { amber: prepare(&amber)?, birch: prepare(&birch)?, client, server };
         let both = [&clusters.amber, &clusters.birch];
-        std::thread::scope(|scope| {
-            let starts = both.map(|deployment| scope.spawn(move || deployment.start_everything()));
-            for start in starts {
-                start.join().map_err(|_| anyhow::anyhow!("starting a cluster panicked"))??;
-            }
-            anyhow::Ok(())
-        })?;
+        Deployment::start_all(&both)?;
         Deployment::introduce(&both)?;
         clusters.amber.apply("shop.yaml", &manifest::namespace("shop"))?;
         clusters.export_feed()?;
