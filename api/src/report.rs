@@ -129,7 +129,11 @@ pub struct PathReport {
     pub age: f64,
     pub round_trip_ms: Option<f64>,
     pub loss_percent: Option<f64>,
+    /// The largest packet that passes by every path to it; what is configured until that was measured.
     pub mtu: Option<u16>,
+    /// Time since that was found by measurement; none until it was.
+    #[serde(default)]
+    pub mtu_age: Option<f64>,
     /// Which of its prefixes are seen here as others, and what they are there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub translations: Vec<TranslatedPrefix>,
@@ -146,6 +150,8 @@ pub struct SessionReport {
     /// Where its packets go now.
     pub endpoint: Option<String>,
     pub handshake_age: Option<f64>,
+    /// The largest packet that passes here; none until measured.
+    pub mtu: Option<u16>,
     pub received_bytes: u64,
     pub sent_bytes: u64,
 }

@@ -3,14 +3,17 @@
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::keys::TunnelKey;
 use crate::local_cluster::LocalState;
-use crate::{Kind, Scope, order};
+use crate::{ClusterId, Kind, Scope, order};
+
+/// So many paths are listed in the status: an object may not grow without bound, and the gateway's own report has all.
+pub const MOST_PATHS: usize = 1024;
 
 /// In Tombolo's own namespace. The spec is the controller's, the status that gateway's.
 #[derive(CustomResource, Serialize, Deserialize, Clone, Debug, Default, PartialEq, JsonSchema)]
@@ -49,6 +52,11 @@ pub struct TunnelGatewayStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub lanes: Vec<LaneStatus>,
+    /// What the paths to peers were found to carry, by the peers' names, at most [`MOST_PATHS`] of them. A peer that is
+    /// missing was not measured yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1024))]
+    pub paths: Vec<PeerPath>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::kind::conditions_schema")]
     pub conditions: Vec<Condition>,
@@ -61,6 +69,21 @@ pub struct LaneStatus {
     pub port: u16,
     /// The TUN device on the node.
     pub device: String,
+}
+
+/// What reaches a peer from this gateway.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PeerPath {
+    pub cluster: ClusterId,
+    /// The largest packet inside the tunnel, bytes, that passes by all of this gateway's paths.
+    pub mtu: u16,
+    /// Not even that many bytes arrive whole by one of the paths: datagrams are cut.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub too_narrow: bool,
+    /// When this was found.
+    #[schemars(with = "String")]
+    pub since: Time,
 }
 
 impl TunnelGateway {

@@ -158,7 +158,11 @@ fn render(path: &PathReport) -> String {
     }
     let rtt = path.round_trip_ms.map_or_else(|| "?".into(), |rtt| format!("{rtt:.1}ms"));
     let loss = path.loss_percent.map_or_else(|| "?".into(), |loss| format!("{loss:.1}%"));
-    let mtu = path.mtu.map_or_else(|| "?".into(), |mtu| mtu.to_string());
+    let mtu = match (path.mtu, path.mtu_age) {
+        (Some(mtu), Some(age)) => format!("{mtu} measured {} ago", seconds(age)),
+        (Some(mtu), None) => format!("{mtu} not measured yet"),
+        (None, _) => "?".into(),
+    };
     text.push_str(&format!(
         "{} probes   {:?} ({:?}) for {}, rtt {rtt}, loss {loss}, mtu {mtu}\n",
         glyph.text(),
@@ -215,6 +219,7 @@ mod tests {
             round_trip_ms: None,
             loss_percent: None,
             mtu: None,
+            mtu_age: None,
             translations: vec![translation],
             sessions: vec![api::report::SessionReport::default()],
         };

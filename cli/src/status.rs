@@ -5,7 +5,7 @@ use std::path::Path;
 
 use api::health::Reachability;
 use api::report::{
-    ControllerReport, DnsReport, FeedReport, FlowReport, GatewayReport, NodeReport, PeerSync, RefusalReport,
+    ControllerReport, DnsReport, FeedReport, FlowReport, GatewayReport, NodeReport, PathReport, PeerSync, RefusalReport,
 };
 use serde::Serialize;
 
@@ -144,6 +144,9 @@ pub fn render(status: &Status) -> (String, Outcome) {
     }
     drained_notes(status, &mut notes);
     controller_notes(status, &mut notes);
+    for problem in status.gateway.iter().flat_map(|gateway| &gateway.problems) {
+        notes.push((Glyph::Warning, problem.clone()));
+    }
     for RefusedItems { peer, reasons } in &status.refused_items {
         let count: u64 = reasons.values().sum();
         let reasons: Vec<String> = reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
@@ -238,12 +241,18 @@ fn peers(status: &Status, notes: &mut Vec<(Glyph, String)>) -> Table {
             path.map_or_else(unknown, |path| seconds(path.age)),
             path.and_then(|path| path.round_trip_ms).map_or_else(unknown, |rtt| format!("{rtt:.1}ms")),
             path.and_then(|path| path.loss_percent).map_or_else(unknown, |loss| format!("{loss:.1}%")),
-            path.and_then(|path| path.mtu).map_or_else(unknown, |mtu| mtu.to_string()),
+            path.map_or_else(unknown, mtu),
             sync.map_or_else(unknown, |sync| format!("{}/{}", sync.services_in, sync.services_out)),
             sync.and_then(|sync| sync.last_sync_age).map_or_else(unknown, seconds),
         ]);
     }
     table
+}
+
+/// With a question mark while it is what is configured and nothing else.
+fn mtu(path: &PathReport) -> String {
+    let mark = if path.mtu_age.is_some() { "" } else { "?" };
+    format!("{}{mark}", path.mtu.map(|mtu| mtu.to_string()).unwrap_or_default())
 }
 
 fn controller_notes(status: &Status, notes: &mut Vec<(Glyph, String)>) {
@@ -263,7 +272,7 @@ fn controller_notes(status: &Status, notes: &mut Vec<(Glyph, String)>) {
 #[cfg(test)]
 mod tests {
     use api::health::PathReason;
-    use api::report::{BrokenDocument, PathReport, PeerSync};
+    use api::report::{BrokenDocument, PeerSync};
 
     use super::*;
 
@@ -277,6 +286,7 @@ mod tests {
             round_trip_ms: measured.then_some(12.3),
             loss_percent: measured.then_some(0.0),
             mtu: measured.then_some(1420),
+            mtu_age: measured.then_some(8.0),
             translations: Vec::new(),
             sessions: vec![],
         }

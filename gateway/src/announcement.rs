@@ -1,13 +1,16 @@
 //! What a gateway says of itself in the status of its TunnelGateway.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
+use api::ClusterId;
 use api::conditions::{ConditionType, Reason};
 use api::kubernetes::{Condition, Time};
-use api::tunnel_gateway::{LaneStatus, TunnelGatewayStatus};
+use api::tunnel_gateway::{LaneStatus, MOST_PATHS, PeerPath, TunnelGatewayStatus};
 
 use crate::Config;
+use crate::control::Snapshot;
 use crate::engine::Engine;
 
 /// `clock_behind` is by how much the wall clock went back; `before` is the status as it stands.
@@ -48,8 +51,26 @@ pub(crate) fn announcement(
         endpoints: if external.is_empty() { addresses.clone() } else { external.clone() },
         node_addresses: addresses,
         lanes: lanes.collect(),
+        paths: paths(&engine.control().snapshot(), before),
         conditions: vec![condition],
     }
+}
+
+/// What was measured, each with the time it was first written so.
+fn paths(snapshot: &Snapshot, before: Option<&TunnelGatewayStatus>) -> Vec<PeerPath> {
+    let mut narrow: BTreeMap<&ClusterId, bool> = BTreeMap::new();
+    for link in snapshot.links.iter().filter(|link| link.status.mtu_measured_since.is_some()) {
+        *narrow.entry(&link.link.cluster).or_default() |= link.status.is_too_narrow;
+    }
+    let path = |(cluster, mtu): (&ClusterId, u16)| {
+        let too_narrow = *narrow.get(cluster)?;
+        let same = |known: &&PeerPath| (&known.cluster, known.mtu, known.too_narrow) == (cluster, mtu, too_narrow);
+        let known = before.and_then(|before| before.paths.iter().find(same));
+        let since = known.map_or_else(|| Time(now_in_seconds()), |known| known.since.clone());
+        Some(PeerPath { cluster: cluster.clone(), mtu, too_narrow, since })
+    };
+    let peers = snapshot.report.peers.iter().map(|peer| (&peer.cluster, peer.mtu));
+    peers.filter_map(path).take(MOST_PATHS).collect()
 }
 
 fn node_addresses(config: &Config) -> Vec<IpAddr> {

@@ -114,6 +114,8 @@ impl Gateway {
                     if let Err(error) = self.wall_clock.advance(clock::wall()) {
                         tracing::warn!("{error:#}");
                     }
+                    // What paths carry changes by itself; so seldom that a path that swings is no load for the store.
+                    self.report(self.reason()).await;
                 }
                 _ = retry.tick() => {
                     let closed = self.objects.exports.expire(clock::now());
@@ -142,7 +144,11 @@ impl Gateway {
             }
         };
         self.shared.set_awaiting(awaiting);
-        self.report(if self.drained { Reason::Draining } else { Reason::Ready }).await;
+        self.report(self.reason()).await;
+    }
+
+    fn reason(&self) -> Reason {
+        if self.drained { Reason::Draining } else { Reason::Ready }
     }
 
     /// `Some` names what is missing.

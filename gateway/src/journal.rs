@@ -63,7 +63,8 @@ fn transition(event: &Event, ours: &str) -> Transition {
             let from = from.map(|from| from.to_string()).unwrap_or_default();
             (from, to.to_string(), event.kind.name().to_owned())
         }
-        EventKind::PeerDraining(_) | EventKind::PeerRestarted => {
+        EventKind::MtuChanged { from, to } => (from.to_string(), to.to_string(), event.kind.name().to_owned()),
+        EventKind::PeerDraining(_) | EventKind::PathTooNarrow(_) | EventKind::PeerRestarted => {
             (String::new(), String::new(), event.kind.name().to_owned())
         }
     };

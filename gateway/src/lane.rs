@@ -150,12 +150,22 @@ impl Lane {
         self.view.store(Arc::new(view));
     }
 
-    /// Sends those of `datagrams` that are this lane's: probes, handshakes, timers. Made for a handful, not for batches.
+    /// Sends those of `datagrams` that are this lane's: probes, handshakes, timers. Made for a handful, not for batches, and
+    /// for one thread.
     pub(crate) fn send(&self, sender: &mut Sender, datagrams: &Arena<Sealed>) {
+        self.send_those(sender, datagrams, false);
+        let has_whole = datagrams.iter().any(|(_, about)| about.whole && about.lane == self.number);
+        if has_whole && let Err(error) = self.sockets.whole(|| self.send_those(sender, datagrams, true)) {
+            // A size that is not proved is not used: the path's MTU falls to the least.
+            tracing::warn!(%error, "this host does not let the size of a path be measured");
+        }
+    }
+
+    fn send_those(&self, sender: &mut Sender, datagrams: &Arena<Sealed>, whole: bool) {
         let view = self.view.load();
         let ours: Vec<_> = datagrams
             .iter()
-            .filter(|(_, about)| about.lane == self.number)
+            .filter(|(_, about)| about.lane == self.number && about.whole == whole)
             .map(|(bytes, about)| {
                 let session = about.link.and_then(|link| view.sessions.get(link));
                 (bytes, about.to, session.and_then(|session| session.source_for(about.to)))
@@ -163,7 +173,9 @@ impl Lane {
             .collect();
         let nothing = (&[][..], SocketAddr::from(([0, 0, 0, 0], 0)), None);
         let sent = sender.send(&self.sockets, ours.len(), |index| ours.get(index).copied().unwrap_or(nothing));
-        self.counters.count_sent(sent);
+        // One that is larger than this host's own link is an answer, and no failure.
+        let failed = if whole { 0 } else { sent.failed };
+        self.counters.count_sent(Sent { failed, ..sent });
     }
 
     /// Lets the receiving thread see new exports even while no packet comes.

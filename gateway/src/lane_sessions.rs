@@ -128,7 +128,7 @@ impl Sessions for LaneSessions {
             Ok(packet) => packet,
             Err(TunnResult::WriteToNetwork(cookie)) => {
                 let len = cookie.len();
-                let about = Sealed { lane: self.lane, to: from, link: None };
+                let about = Sealed { lane: self.lane, to: from, link: None, whole: false };
                 replies.commit(len, about).map_err(|_| Refusal::NoRoom)?;
                 return Err(Refusal::CookieRequired);
             }

@@ -153,7 +153,7 @@ impl TunnelSession {
     }
 
     fn sealed(&self, to: SocketAddr) -> Sealed {
-        Sealed { lane: self.link.lane, to, link: Some(self.link.id) }
+        Sealed { lane: self.link.lane, to, link: Some(self.link.id), whole: false }
     }
 
     /// Runs one step of the protocol that may want something sent.
@@ -224,7 +224,7 @@ impl Session for TunnelSession {
         if !state.is_established(now) {
             return 0;
         }
-        let about = Sealed { lane: batch.lane, to: batch.to, link: Some(batch.link) };
+        let about = Sealed { lane: batch.lane, to: batch.to, link: Some(batch.link), whole: false };
         let mut count = 0;
         for index in batch.chosen {
             let packet = batch.plain.bytes(*index as usize);

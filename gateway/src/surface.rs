@@ -1,9 +1,11 @@
 //! [`Shared`]: what the gateway shows to its operator, as [`Surface`] asks for it.
 
+use std::collections::BTreeSet;
 use std::net::Ipv6Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use api::ClusterId;
 use api::report::{
     EventReport, FeedReport, GatewayReport, LaneReport, PathReport, PingReport, RefusalReport, SessionReport,
 };
@@ -124,7 +126,12 @@ impl Shared {
         });
         let roster = self.roster.load_full();
         let unused = roster.iter().flat_map(|roster| roster.problems.clone());
-        clock.into_iter().chain(unused).chain(snapshot.refused_claims.clone()).collect()
+        let narrow: BTreeSet<&ClusterId> =
+            snapshot.links.iter().filter(|link| link.status.is_too_narrow).map(|link| &link.link.cluster).collect();
+        let narrow = narrow.into_iter().map(|peer| {
+            format!("{peer}: not even 1280 bytes pass whole inside the tunnel, so datagrams are cut, over IPv4 on their way and over IPv6 here as far as Packet Too Big is heard: slow; check the MTU of the network between and that it lets ICMP through")
+        });
+        clock.into_iter().chain(unused).chain(snapshot.refused_claims.clone()).chain(narrow).collect()
     }
 
     fn refusals(&self) -> Vec<RefusalReport> {
@@ -216,13 +223,16 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn paths(snapshot: &Snapshot, roster: Option<&Roster>) -> Vec<PathReport> {
     let peers = || roster.iter().flat_map(|roster| &roster.topology.peers);
     let path = |health: &api::health::PeerHealth| {
-        let links = snapshot.links.iter().filter(|link| link.link.cluster == health.cluster);
-        let sessions = links.map(|link| SessionReport {
+        let links = || snapshot.links.iter().filter(|link| link.link.cluster == health.cluster);
+        let decisive = links().filter(|link| link.status.mtu == health.mtu);
+        let measured = decisive.filter_map(|link| link.status.mtu_measured_since).min();
+        let sessions = links().map(|link| SessionReport {
             lane: u16::from(link.link.lane.0),
             peer_slot: link.link.slot,
             peer_lane: u16::from(link.link.remote_lane.0),
             endpoint: link.status.endpoint.map(|endpoint| endpoint.to_string()),
             handshake_age: link.last_handshake.map(|at| snapshot.at.since(at).as_secs_f64()),
+            mtu: link.status.mtu_measured_since.map(|_| link.status.mtu),
             received_bytes: link.traffic.received_bytes,
             sent_bytes: link.traffic.sent_bytes,
         });
@@ -234,6 +244,7 @@ fn paths(snapshot: &Snapshot, roster: Option<&Roster>) -> Vec<PathReport> {
             round_trip_ms: health.round_trip.map(|time| time.as_secs_f64() * 1e3),
             loss_percent: health.round_trip.map(|_| f64::from(health.loss_permille) / 10.0),
             mtu: Some(health.mtu),
+            mtu_age: measured.map(|at| clock::now().since(at).as_secs_f64()),
             translations: peers()
                 .find(|peer| peer.id == health.cluster)
                 .map(|peer| peer.translations.clone())

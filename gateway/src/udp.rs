@@ -14,7 +14,6 @@ use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use fragments::allow_fragments;
 use messages::{Departure, Headers};
 
 pub(crate) use messages::BATCH;
@@ -69,6 +68,20 @@ impl Sockets {
         if address.is_ipv4() { self.v4.as_ref() } else { self.v6.as_ref() }
     }
 
+    /// Sends so that no datagram is cut, here or on its way. Only one thread may do so at a time; what others send by
+    /// these sockets meanwhile is not cut either, a few microseconds long.
+    pub(crate) fn whole<T>(&self, send: impl FnOnce() -> T) -> io::Result<T> {
+        let sockets =
+            || [(&self.v4, true), (&self.v6, false)].into_iter().filter_map(|(s, v4)| Some((s.as_ref()?, v4)));
+        let forbidden = sockets().try_for_each(|(socket, is_ipv4)| fragments::forbid(socket, is_ipv4));
+        let sent = forbidden.map(|()| send());
+        // Both are asked back, whatever becomes of one.
+        let results: Vec<io::Result<()>> =
+            sockets().map(|(socket, is_ipv4)| fragments::allow(socket, is_ipv4)).collect();
+        results.into_iter().collect::<io::Result<()>>()?;
+        sent
+    }
+
     /// What to wait on for datagrams.
     pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         [&self.v4, &self.v6].into_iter().flatten().map(AsFd::as_fd)
@@ -86,8 +99,8 @@ fn open_socket(address: SocketAddr) -> io::Result<Socket> {
         setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
     } else {
         setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
-        allow_fragments(&socket)?;
     }
+    fragments::allow(&socket, address.is_ipv4())?;
     // Without the mark advertised node networks may route the tunnel into itself; a host that refuses the mark has no
     // such routes of ours either, for they need the same privilege.
     if let Err(error) = socket.set_mark(OUTER_MARK) {

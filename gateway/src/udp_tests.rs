@@ -46,7 +46,7 @@ fn a_batch_of_both_families_arrives_whole_and_says_which_address_was_asked() {
     let mut batch: Arena<Sealed> = Arena::new(PIECE * BATCH, BATCH);
     for number in 0..40u8 {
         let lane = gateway_core::LaneNumber(0);
-        let about = Sealed { lane, to: if number % 8 < 4 { v4 } else { v6 }, link: None };
+        let about = Sealed { lane, to: if number % 8 < 4 { v4 } else { v6 }, link: None, whole: false };
         batch.push(&vec![number; 100 + usize::from(number)], about).unwrap();
     }
     let sent =

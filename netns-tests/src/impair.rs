@@ -21,6 +21,8 @@ use crate::world::World;
 /// The table of obstacles, one for routed and one for switched packets.
 const OBSTACLES: &str = "world_obstacles";
 const NAT: &str = "world_nat";
+/// The table of routers that let no ICMP in.
+const ICMP_HOLE: &str = "world_icmp_hole";
 /// The table of nodes that do not reach some clusters.
 const PARTITION: &str = "world_partition";
 /// Before every other chain, so that nothing else counts a packet which the wire has lost.
@@ -107,6 +109,25 @@ impl Cluster {
             Rule::new(NAT, "in").match_iif(UPLINK).match_ct_state(new).drop(),
         ];
         replace_table(self.router(), NAT, Family::Inet, vec![translate, guard], rules)
+    }
+
+    /// Loses all ICMP that comes from the internet, as too many firewalls do, and what the router itself says of packets
+    /// that do not get out: nobody inside is told what is too large.
+    pub fn lose_icmp_from_internet(&self) -> Result<()> {
+        const ICMP: u8 = 1;
+        const ICMPV6: u8 = 58;
+        const UNREACHABLE: u8 = 3;
+        const PACKET_TOO_BIG: u8 = 2;
+        let passing = chain(ICMP_HOLE, Family::Inet, "passing", BaseChain::filter(FilterHook::Forward, FIRST))?;
+        let own = chain(ICMP_HOLE, Family::Inet, "own", BaseChain::filter(FilterHook::Output, FIRST))?;
+        let foreign = |protocol| Rule::new(ICMP_HOLE, "passing").match_iif(UPLINK).match_l4proto(protocol).counter();
+        let rules = vec![
+            foreign(ICMP).drop(),
+            foreign(ICMPV6).drop(),
+            Rule::new(ICMP_HOLE, "own").match_icmp_type(UNREACHABLE).counter().drop(),
+            Rule::new(ICMP_HOLE, "own").match_icmpv6_type(PACKET_TOO_BIG).counter().drop(),
+        ];
+        replace_table(self.router(), ICMP_HOLE, Family::Inet, vec![passing, own], rules)
     }
 
     /// Makes the translation forget its bindings, as a router does that was restarted: each flow's next packet comes

@@ -23,6 +23,7 @@ Inside a node or a pod:
   dns SERVER:PORT NAME [TYPE]                     ask a DNS server
   serve-http --port P --pod NAME --cluster NAME   answer HTTP with these names
   serve-stream --port P                           send a little every 5 ms to whoever connects
+  serve-bulk --port P                             send 13 Mbit/s to whoever connects
   serve-udp-echo --port P                         send datagrams back
   mount-over FILE TARGET                          put FILE over TARGET in this mount namespace";
 
@@ -49,6 +50,7 @@ fn run(arguments: &[String]) -> Result<ExitCode> {
             http::serve(port(rest)?, pod.context("--pod is missing")?, cluster.context("--cluster is missing")?)?;
         }
         "serve-stream" => stream::serve(port(rest)?)?,
+        "serve-bulk" => stream::serve_bulk(port(rest)?)?,
         "serve-udp-echo" => udp::serve_echo(port(rest)?)?,
         "mount-over" => mount_over(rest)?,
         "--help" | "help" => println!("{USAGE}"),

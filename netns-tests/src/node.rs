@@ -148,7 +148,7 @@ impl Node {
         port.add_addresses(addresses, self.pod_ranges())?;
         set_default_routes(&host, self.pod_ranges().at(1))?;
         state.pods.push(name.into());
-        Ok(Pod { host, name: name.into(), node: self.clone(), addresses, port })
+        Ok(Pod { host, name: name.into(), node: self.clone(), addresses, port, node_end })
     }
 
     /// Gives the node other addresses in its LAN, as a new DHCP lease would. Its own default route is renewed; routes

@@ -23,6 +23,8 @@ pub struct Pod {
     pub(crate) node: Node,
     pub(crate) addresses: Addresses,
     pub(crate) port: Port,
+    /// The other end of that, in the node's bridge.
+    pub(crate) node_end: Port,
 }
 
 impl Deref for Pod {
@@ -49,6 +51,13 @@ impl Pod {
     /// Its `eth0`.
     pub fn port(&self) -> &Port {
         &self.port
+    }
+
+    /// Sets the largest packet, in bytes, that the pod takes and its node gives it. The bridge carries what the smallest of
+    /// its pods does.
+    pub fn set_mtu(&self, bytes: u32) -> Result<()> {
+        self.port.set_mtu(bytes)?;
+        self.node_end.set_mtu(bytes)
     }
 
     /// Makes programs in this pod, such as `curl`, ask these name servers.
@@ -81,6 +90,11 @@ impl Pod {
     /// Starts a server that sends a few bytes every few milliseconds to whoever connects, on both families.
     pub fn serve_stream(&self, port: u16) -> Result<Process> {
         self.serve("stream", &["serve-stream", "--port", &port.to_string()])
+    }
+
+    /// Starts a server that sends so much to whoever connects that segments are as large as they may be, on both families.
+    pub fn serve_bulk(&self, port: u16) -> Result<Process> {
+        self.serve("bulk", &["serve-bulk", "--port", &port.to_string()])
     }
 
     /// Starts a UDP server that sends every datagram back, on both families.

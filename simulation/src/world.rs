@@ -344,6 +344,7 @@ impl World {
                 port: cluster.outside[slot].port(),
                 device: gateway.device(),
             }],
+            paths: Vec::new(),
             conditions: Vec::new(),
         };
         if known.status.as_ref() != Some(&status) {

@@ -30,6 +30,10 @@ pub enum EventKind {
     PeerDraining(bool),
     /// The other gateway is a new process.
     PeerRestarted,
+    /// Another size of packet passes than before, in bytes inside the tunnel.
+    MtuChanged { from: u16, to: u16 },
+    /// Not even the smallest MTU of IPv6 passes whole, or it does again.
+    PathTooNarrow(bool),
 }
 
 impl EventKind {
@@ -43,6 +47,9 @@ impl EventKind {
             Self::PeerDraining(true) => "PeerDraining",
             Self::PeerDraining(false) => "PeerStays",
             Self::PeerRestarted => "PeerRestarted",
+            Self::MtuChanged { .. } => "MtuChanged",
+            Self::PathTooNarrow(true) => "PathTooNarrow",
+            Self::PathTooNarrow(false) => "PathWideEnough",
         }
     }
 }
@@ -54,7 +61,8 @@ impl fmt::Display for Event {
             EventKind::PathChanged { cause, .. } => write!(f, ": {}", cause.sentence()),
             EventKind::EndpointMoved { from: Some(from), to } => write!(f, ": from {from} to {to}"),
             EventKind::EndpointMoved { from: None, to } => write!(f, ": to {to}"),
-            EventKind::PeerDraining(_) | EventKind::PeerRestarted => Ok(()),
+            EventKind::MtuChanged { from, to } => write!(f, ": from {from} to {to}"),
+            EventKind::PeerDraining(_) | EventKind::PathTooNarrow(_) | EventKind::PeerRestarted => Ok(()),
         }
     }
 }

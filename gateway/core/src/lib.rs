@@ -56,6 +56,7 @@ pub mod outbound;
 pub mod packet;
 pub mod packet_too_big;
 pub mod path;
+mod path_mtu;
 pub mod paths;
 pub mod probe;
 mod probe_log;

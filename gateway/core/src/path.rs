@@ -12,6 +12,7 @@ use api::health::{PathReason, Reachability};
 use api::time::Instant;
 
 use crate::endpoints::Endpoints;
+use crate::path_mtu::{PathMtu, SizeProbe, SmallProbes};
 use crate::probe::{Probe, ProbeKind};
 use crate::probe_log::ProbeLog;
 
@@ -123,7 +124,12 @@ pub struct PathStatus {
     /// When anything authentic last came.
     pub last_heard: Option<Instant>,
     pub peer_draining: bool,
+    /// Largest inner packet that passes, at least 1280.
     pub mtu: u16,
+    /// Since when, by measurement; `None` while it is only what is configured.
+    pub mtu_measured_since: Option<Instant>,
+    /// Whether not even 1280 bytes pass whole: outer packets are then cut on their way.
+    pub is_too_narrow: bool,
 }
 
 /// What the session says of itself, for one decision.
@@ -138,10 +144,12 @@ pub(crate) struct SessionView {
 pub(crate) struct Work {
     /// Send a probe request with this sequence number.
     pub(crate) probe: Option<u64>,
+    pub(crate) size_probe: Option<SizeProbe>,
     pub(crate) initiate: Option<SocketAddr>,
     pub(crate) changed: Option<(PathState, PathState, Cause)>,
     /// The path is proven from now on.
     pub(crate) proven: bool,
+    pub(crate) resized: Option<Resized>,
 }
 
 /// What the other gateway last said of itself.
@@ -160,6 +168,21 @@ pub(crate) struct ProbeNews {
     pub(crate) restarted: bool,
     pub(crate) draining: Option<bool>,
     pub(crate) changed: Option<(PathState, PathState, Cause)>,
+    pub(crate) resized: Option<Resized>,
+}
+
+/// What passes: the largest packet that should be sent, and whether not even that arrives whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Width {
+    pub(crate) mtu: u16,
+    pub(crate) is_too_narrow: bool,
+}
+
+/// Another width than before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Resized {
+    pub(crate) from: Width,
+    pub(crate) to: Width,
 }
 
 #[derive(Clone, Debug)]
@@ -184,10 +207,12 @@ pub(crate) struct Path {
     /// Since when the path is up without a break or a restart of the peer.
     sound_since: Option<Instant>,
     proven: bool,
+    mtu: PathMtu,
 }
 
 impl Path {
-    pub(crate) fn new(probed: bool, now: Instant) -> Self {
+    /// `mtu` is the configured size, which is not exceeded.
+    pub(crate) fn new(probed: bool, mtu: u16, now: Instant) -> Self {
         Self {
             probed,
             state: PathState::Unknown,
@@ -206,7 +231,20 @@ impl Path {
             peer: None,
             sound_since: None,
             proven: false,
+            mtu: PathMtu::new(mtu),
         }
+    }
+
+    pub(crate) fn set_mtu(&mut self, configured: u16) {
+        self.mtu.set_ceiling(configured);
+    }
+
+    pub(crate) fn width(&self) -> Width {
+        Width { mtu: self.mtu.in_force(), is_too_narrow: self.mtu.is_too_narrow() }
+    }
+
+    fn resized(&self, from: Width) -> Option<Resized> {
+        Some(Resized { from, to: self.width() }).filter(|Resized { from, to }| from != to)
     }
 
     /// Decides what is due.
@@ -221,6 +259,9 @@ impl Path {
             if session.established && now >= self.probe_due() {
                 work.probe = Some(self.send_probe(now));
             }
+            let before = self.width();
+            work.size_probe = self.mtu.poll(&self.small_probes(session.established, now), now);
+            work.resized = self.resized(before);
         } else {
             work.changed = self.watch_handshakes(session, now);
         }
@@ -240,7 +281,8 @@ impl Path {
     /// When [`poll`](Self::poll) has something to do, timers of the session aside. `None` while only the peer can act.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         if self.established {
-            return self.probed.then(|| self.probe_due());
+            let sized = Some(self.mtu.deadline()).filter(|_| self.state == PathState::Up);
+            return self.probed.then(|| sized.map_or(self.probe_due(), |at| at.min(self.probe_due())));
         }
         self.endpoints.current()?;
         Some(self.initiated.map_or(self.since, |at| at + INITIATE_EVERY))
@@ -254,7 +296,11 @@ impl Path {
     pub(crate) fn hear(&mut self, from: SocketAddr, at: Instant) -> Option<Option<SocketAddr>> {
         self.heard = self.heard.max(Some(at));
         self.unheard = 0;
-        self.endpoints.heard(from)
+        let moved = self.endpoints.heard(from);
+        if moved.is_some() {
+            self.mtu.doubt(at);
+        }
+        moved
     }
 
     /// Takes a probe of the peer's.
@@ -265,6 +311,7 @@ impl Path {
             if news.restarted {
                 self.proven = false;
                 self.sound_since = self.sound_since.map(|_| at);
+                self.mtu.doubt(at);
             }
             news.draining = (known.draining != probe.draining).then_some(probe.draining);
         } else if probe.draining {
@@ -277,6 +324,11 @@ impl Path {
             saw_draining: probe.saw_draining,
             hears_us: probe.hears_you,
         });
+        if probe.kind == ProbeKind::SizeReply {
+            let before = self.width();
+            self.mtu.answer(probe.sequence, probe.size, at);
+            news.resized = self.resized(before);
+        }
         if probe.kind == ProbeKind::Reply && self.log.answer(probe.sequence, Duration::from_micros(probe.held), at) {
             self.answered = self.answered.max(Some(at));
             self.unanswered = 0;
@@ -319,7 +371,7 @@ impl Path {
         self.proven
     }
 
-    pub(crate) fn status(&self, mtu: u16, now: Instant) -> PathStatus {
+    pub(crate) fn status(&self, now: Instant) -> PathStatus {
         PathStatus {
             state: self.state,
             cause: self.cause,
@@ -332,7 +384,19 @@ impl Path {
             probes_lost: self.log.lost(),
             last_heard: self.heard,
             peer_draining: self.peer_draining(),
-            mtu,
+            mtu: self.mtu.in_force(),
+            mtu_measured_since: self.mtu.measured_since(),
+            is_too_narrow: self.mtu.is_too_narrow(),
+        }
+    }
+
+    /// What a lost probe of a size is held against.
+    fn small_probes(&self, established: bool, now: Instant) -> SmallProbes {
+        SmallProbes {
+            up: established && self.state == PathState::Up,
+            answered: self.answered,
+            patience: self.patience(),
+            loss_permille: self.log.loss_permille(now, self.patience()),
         }
     }
 
@@ -422,6 +486,7 @@ impl Path {
         self.since = now;
         self.answers_in_a_row = 0;
         self.sound_since = (to == PathState::Up).then_some(now);
+        self.mtu.doubt(now);
         self.proven = false;
         (from, to, cause)
     }

@@ -15,7 +15,8 @@ use crate::event::{Event, EventKind};
 use crate::inbound::Notice;
 use crate::link::{LaneNumber, Link, LinkId};
 use crate::outbound::Outgoing;
-use crate::path::{Path, PathState, PathStatus, SessionView, Work};
+use crate::path::{Path, PathState, PathStatus, Resized, SessionView, Work};
+use crate::path_mtu::{LARGEST, SizeProbe};
 use crate::probe::{PROBE_LEN, Probe, ProbeKind};
 use crate::route_table::{LinkRoute, Rank, RouteTable};
 use crate::session::{HANDSHAKE_ROOM, SEALED_OVERHEAD, SealBatch, Sealed, Session, Sessions};
@@ -27,8 +28,8 @@ pub use crate::topology_check::RefusedClaim;
 /// How often sessions look at their own timers: boringtun's resolution.
 pub const TICK: Duration = Duration::from_millis(250);
 
-/// Room that one link may need in one call: a handshake of its timers, one that is asked for, and a probe.
-pub const ROOM_PER_LINK: usize = 2 * HANDSHAKE_ROOM + PROBE_LEN + SEALED_OVERHEAD;
+/// Room that one link may need in one call: a handshake of its timers, one that is asked for, a probe, and one of a size.
+pub const ROOM_PER_LINK: usize = 2 * HANDSHAKE_ROOM + PROBE_LEN + SEALED_OVERHEAD + LARGEST as usize + SEALED_OVERHEAD;
 
 /// Events kept until somebody takes them: an hour of a path that flaps every seven seconds.
 const EVENTS: usize = 1024;
@@ -42,6 +43,15 @@ pub struct Reconfigured {
     pub removed: Vec<LinkId>,
     /// What was not accepted; everything else was.
     pub refused: Vec<RefusedClaim>,
+}
+
+/// What one probe says beside what all of a link's say.
+#[derive(Clone, Copy, Debug)]
+struct Saying {
+    kind: ProbeKind,
+    sequence: u64,
+    size: u16,
+    held: Duration,
 }
 
 /// Owned by the control thread; the only part that changes what is known.
@@ -80,7 +90,7 @@ impl Paths {
             draining: false,
             next_tick: now,
             ticking: BTreeSet::new(),
-            probe: Arena::new(PROBE_LEN, 1),
+            probe: Arena::new(usize::from(LARGEST), 1),
         };
         let reconfigured = paths.reconfigure(topology, now);
         (paths, reconfigured)
@@ -109,11 +119,12 @@ impl Paths {
                 });
                 added.push(link.clone());
                 let id = link.id;
-                self.links.insert(id, (link, Path::new(probed, now)));
+                self.links.insert(id, (link, Path::new(probed, topology.ours.inner_mtu, now)));
                 Some(id)
             });
             if let Some((_, path)) = id.and_then(|id| self.links.get_mut(&id)) {
                 path.endpoints.replace(&lane.configured, &lane.learned);
+                path.set_mtu(topology.ours.inner_mtu);
             }
         }
         for id in &removed {
@@ -127,7 +138,7 @@ impl Paths {
         Reconfigured { added, removed, refused }
     }
 
-    /// Takes news from a receiving thread. Answers go to `out`, which needs [`ROOM_PER_LINK`] bytes and two packets.
+    /// Takes news from a receiving thread. Answers go to `out`, which needs [`ROOM_PER_LINK`] bytes and three packets.
     pub fn notice<S: Sessions>(&mut self, notice: Notice, lanes: &[S], out: &mut Arena<Sealed>, now: Instant) {
         let (id, from, at) = match notice {
             Notice::Heard { link, from, at } | Notice::Probe { link, from, at, .. } => (link, from, at),
@@ -154,16 +165,24 @@ impl Paths {
                 self.record(&link, EventKind::PeerDraining(draining), at);
             }
             self.note_change(&link, news.changed, at);
+            self.note_size(&link, news.resized, at);
         }
-        if let Notice::Probe { probe: Probe { kind: ProbeKind::Request, sequence, .. }, .. } = notice {
-            self.send_probe(&link, ProbeKind::Reply, sequence, now.since(at), lanes, out, now);
+        if let Notice::Probe { probe: Probe { kind, sequence, size, .. }, .. } = notice {
+            let reply = match kind {
+                ProbeKind::Request => Some(ProbeKind::Reply),
+                ProbeKind::SizeRequest => Some(ProbeKind::SizeReply),
+                ProbeKind::Reply | ProbeKind::SizeReply => None,
+            };
+            if let Some(kind) = reply {
+                self.send_probe(&link, Saying { kind, sequence, size, held: now.since(at) }, lanes, out, now);
+            }
         }
         if !was_established {
             self.work(id, lanes, out, now);
         }
     }
 
-    /// Does what is due. Each link needs [`ROOM_PER_LINK`] bytes and three packets of room in `out`; those that find
+    /// Does what is due. Each link needs [`ROOM_PER_LINK`] bytes and four packets of room in `out`; those that find
     /// none are served by the next call, for which [`next_deadline`](Self::next_deadline) is then not later than now.
     pub fn poll<S: Sessions>(&mut self, lanes: &[S], out: &mut Arena<Sealed>, now: Instant) {
         if now >= self.next_tick {
@@ -247,7 +266,7 @@ impl Paths {
 
     /// What is measured of every link.
     pub fn statuses(&self, now: Instant) -> impl Iterator<Item = (&Link, PathStatus)> {
-        self.links.values().map(move |(link, path)| (link, path.status(self.topology.ours.inner_mtu, now)))
+        self.links.values().map(move |(link, path)| (link, path.status(now)))
     }
 
     /// What nodes and DNS servers are told.
@@ -265,15 +284,21 @@ impl Paths {
             established: session.is_some_and(|session| session.is_established(now)),
             last_handshake: session.and_then(Session::last_handshake),
         };
-        let Work { probe, initiate, changed, proven } = path.poll(view, now);
+        let Work { probe, size_probe, initiate, changed, proven, resized } = path.poll(view, now);
         let link = link.clone();
         self.table_is_news |= proven;
         self.note_change(&link, changed, now);
+        self.note_size(&link, resized, now);
         if let (Some(to), Some(session)) = (initiate, session) {
             session.initiate(to, out, now);
         }
-        if let Some(sequence) = probe {
-            self.send_probe(&link, ProbeKind::Request, sequence, Duration::ZERO, lanes, out, now);
+        let small = probe.map(|sequence| Saying { kind: ProbeKind::Request, sequence, size: 0, held: Duration::ZERO });
+        let large = size_probe.map(|SizeProbe { sequence, size }| {
+            // What is held is said by replies alone.
+            Saying { kind: ProbeKind::SizeRequest, sequence, size, held: Duration::ZERO }
+        });
+        for saying in small.into_iter().chain(large) {
+            self.send_probe(&link, saying, lanes, out, now);
         }
     }
 
@@ -284,13 +309,10 @@ impl Paths {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one call with everything a probe says, used for both kinds")]
     fn send_probe<S: Sessions>(
         &mut self,
         link: &Link,
-        kind: ProbeKind,
-        sequence: u64,
-        held: Duration,
+        Saying { kind, sequence, size, held }: Saying,
         lanes: &[S],
         out: &mut Arena<Sealed>,
         now: Instant,
@@ -310,13 +332,19 @@ impl Paths {
             incarnation: self.incarnation,
             sequence,
             held: held.as_micros() as u64,
+            size,
         };
         self.probe.clear();
         let written = probe.write(self.topology.ours.control_address, destination, self.probe.room());
         let outgoing = Outgoing { link: Some(link.id), refused: None };
         if written.is_some_and(|len| self.probe.commit(len, outgoing).is_ok()) {
             let batch = SealBatch { plain: &self.probe, chosen: &[0], lane: link.lane, link: link.id, to, sealed: out };
-            session.seal_batch(batch, now);
+            let sealed = session.seal_batch(batch, now);
+            if let Some(last) = out.len().checked_sub(1).filter(|_| sealed > 0 && kind == ProbeKind::SizeRequest)
+                && let Some(meta) = out.meta_mut(last)
+            {
+                meta.whole = true;
+            }
         }
     }
 
@@ -330,6 +358,17 @@ impl Paths {
             self.table_is_news = true;
             self.record(link, EventKind::PathChanged { from, to, cause }, at);
             self.note_clusters(at);
+        }
+    }
+
+    fn note_size(&mut self, link: &Link, resized: Option<Resized>, at: Instant) {
+        let Some(Resized { from, to }) = resized else { return };
+        self.table_is_news = true;
+        if from.mtu != to.mtu {
+            self.record(link, EventKind::MtuChanged { from: from.mtu, to: to.mtu }, at);
+        }
+        if from.is_too_narrow != to.is_too_narrow {
+            self.record(link, EventKind::PathTooNarrow(to.is_too_narrow), at);
         }
     }
 
@@ -373,7 +412,7 @@ impl Paths {
                 cluster: *numbers.get(&link.cluster)?,
                 slot: link.slot,
                 endpoint: path.endpoints.current(),
-                mtu: self.topology.ours.inner_mtu,
+                mtu: path.width().mtu,
                 rank,
             })
         };
@@ -381,12 +420,11 @@ impl Paths {
     }
 
     fn peer_health(&self, cluster: &ClusterId, standing: Standing, now: Instant) -> PeerHealth {
-        let mtu = self.topology.ours.inner_mtu;
         let statuses: Vec<PathStatus> = self
             .links
             .values()
             .filter(|(link, _)| link.cluster == *cluster)
-            .map(|(_, path)| path.status(mtu, now))
+            .map(|(_, path)| path.status(now))
             .collect();
         let reachability = best(statuses.iter().map(|status| status.state));
         let decisive = || statuses.iter().filter(|status| Reachability::from(status.state) == reachability);
@@ -405,9 +443,15 @@ impl Paths {
             age: self.clusters.get(cluster).map_or(Duration::ZERO, |(_, since)| now.since(*since)),
             round_trip: nearest.and_then(|status| status.round_trip),
             loss_permille: nearest.map_or(0, |status| status.loss_permille),
-            mtu: decisive().map(|status| status.mtu).min().unwrap_or(mtu),
+            mtu: smallest(decisive()).unwrap_or(self.topology.ours.inner_mtu),
         }
     }
+}
+
+/// What passes by every one of the paths: where it was measured, that counts.
+fn smallest<'a>(paths: impl Iterator<Item = &'a PathStatus> + Clone) -> Option<u16> {
+    let measured = paths.clone().filter(|status| status.mtu_measured_since.is_some()).map(|status| status.mtu).min();
+    measured.or_else(|| paths.map(|status| status.mtu).min())
 }
 
 /// Up when any link is; down only when all are.

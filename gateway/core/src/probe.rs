@@ -1,4 +1,5 @@
-//! [`Probe`]: what two gateways ask each other inside a tunnel, ten times a second.
+//! [`Probe`]: what two gateways ask each other inside a tunnel: ten times a second whether they hear each other, and now
+//! and then whether a packet of some size arrives.
 //!
 //! A probe is an IPv6 UDP packet between the two control addresses. It is made and read here and never reaches a TUN
 //! device, so it measures the tunnel and the gateway process, not the kernel behind it. The tunnel authenticates it.
@@ -9,13 +10,16 @@
 //! |---|---|
 //! | 4 | `TmbP` |
 //! | 1 | version, 1 |
-//! | 1 | 1 request, 2 reply |
+//! | 1 | 1 request, 2 reply, 3 request of a size, 4 reply to one of a size |
 //! | 1 | flags: 1 draining, 2 draining was seen, 4 hears the other |
 //! | 1 | sender's lane |
 //! | 8 | sender's incarnation |
 //! | 8 | sequence of the request |
 //! | 8 | in a reply: time since the request came, in microseconds |
-//! | 8 | zero |
+//! | 2 | in 4: size of the request, as it arrived |
+//! | 6 | zero |
+//!
+//! A request of a size is followed by zeros up to that size; its reply is not.
 //!
 //! A later version may be longer: what is behind is ignored, and the version says how much is understood.
 
@@ -32,13 +36,17 @@ const VERSION: u8 = 1;
 const PAYLOAD: usize = 40;
 const HEADERS: usize = 40 + 8;
 
-/// Bytes of a probe packet, IPv6 and UDP headers included.
+/// Bytes of a probe packet that has no size of its own, IPv6 and UDP headers included.
 pub const PROBE_LEN: usize = HEADERS + PAYLOAD;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProbeKind {
     Request,
     Reply,
+    /// Whether a packet this large arrives. Lost ones say nothing of the path's life, so their sequence
+    /// is another.
+    SizeRequest,
+    SizeReply,
 }
 
 /// What a probe says.
@@ -57,14 +65,17 @@ pub struct Probe {
     pub sequence: u64,
     /// How long the replying end took in microseconds, so that its scheduling does not count as distance.
     pub held: u64,
+    /// Of a request of a size: bytes of the whole packet. Of a reply to one: how many arrived. Else 0.
+    pub size: u16,
 }
 
 impl Probe {
-    /// Writes the whole packet. `None` when `room` is shorter than [`PROBE_LEN`].
+    /// Writes the whole packet and gives its length. `None` when it does not fit into `room`, or cannot be that short.
     pub fn write(&self, source: Ipv6Addr, destination: Ipv6Addr, room: &mut [u8]) -> Option<usize> {
-        let packet: &mut [u8; PROBE_LEN] = room.first_chunk_mut()?;
+        let len = if self.kind == ProbeKind::SizeRequest { usize::from(self.size) } else { PROBE_LEN };
+        let packet = room.get_mut(..len).filter(|packet| packet.len() >= PROBE_LEN)?;
         packet.fill(0);
-        let udp_len = ((PAYLOAD + 8) as u16).to_be_bytes();
+        let udp_len = ((len - 40) as u16).to_be_bytes();
         packet[0] = 0x60;
         packet[4..6].copy_from_slice(&udp_len);
         packet[6] = protocol::UDP;
@@ -79,15 +90,20 @@ impl Probe {
         packet[53] = match self.kind {
             ProbeKind::Request => 1,
             ProbeKind::Reply => 2,
+            ProbeKind::SizeRequest => 3,
+            ProbeKind::SizeReply => 4,
         };
         packet[54] = u8::from(self.draining) | u8::from(self.saw_draining) << 1 | u8::from(self.hears_you) << 2;
         packet[55] = self.lane.0;
         packet[56..64].copy_from_slice(&self.incarnation.to_be_bytes());
         packet[64..72].copy_from_slice(&self.sequence.to_be_bytes());
         packet[72..80].copy_from_slice(&self.held.to_be_bytes());
+        if self.kind == ProbeKind::SizeReply {
+            packet[80..82].copy_from_slice(&self.size.to_be_bytes());
+        }
         let checksum = udp_checksum(packet);
         packet[46..48].copy_from_slice(&checksum.to_be_bytes());
-        Some(PROBE_LEN)
+        Some(len)
     }
 
     /// Whether a packet is meant to be a probe, going by its addresses' owner and its port.
@@ -109,11 +125,19 @@ impl Probe {
         let kind = match payload[5] {
             1 => ProbeKind::Request,
             2 => ProbeKind::Reply,
+            3 => ProbeKind::SizeRequest,
+            4 => ProbeKind::SizeReply,
             _ => return Err(Refusal::MalformedProbe),
         };
         let number = |at: usize| {
             let bytes = payload.get(at..).and_then(|rest| rest.first_chunk::<8>());
             bytes.map_or(0, |bytes| u64::from_be_bytes(*bytes))
+        };
+        let size = match kind {
+            // What arrived counts, whatever was meant.
+            ProbeKind::SizeRequest => u16::try_from(packet.len).map_err(|_| Refusal::MalformedProbe)?,
+            ProbeKind::SizeReply => u16::from_be_bytes([payload[32], payload[33]]),
+            ProbeKind::Request | ProbeKind::Reply => 0,
         };
         Ok(Self {
             kind,
@@ -124,17 +148,19 @@ impl Probe {
             incarnation: number(8),
             sequence: number(16),
             held: number(24),
+            size,
         })
     }
 }
 
 /// RFC 768 and RFC 8200, 8.1: a probe that strays to a kernel is still a valid packet.
-fn udp_checksum(packet: &[u8; PROBE_LEN]) -> u16 {
+fn udp_checksum(packet: &[u8]) -> u16 {
     let words = |bytes: &[u8]| -> u32 {
         bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | pair.get(1).copied().map_or(0, u32::from)).sum()
     };
     // Addresses, length and protocol of the pseudo-header, then the whole UDP datagram with its checksum still zero.
-    let mut sum = words(&packet[8..40]) + (PAYLOAD as u32 + 8) + u32::from(protocol::UDP) + words(&packet[40..]);
+    let len = (packet.len() - 40) as u32;
+    let mut sum = words(&packet[8..40]) + len + u32::from(protocol::UDP) + words(&packet[40..]);
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
@@ -156,18 +182,27 @@ mod tests {
     proptest! {
         #[test]
         fn a_probe_reads_back_as_it_was_written(
-            request in any::<bool>(), flags in any::<[bool; 3]>(), lane in any::<u8>(), numbers in any::<[u64; 3]>(),
+            kind in 0usize..4, flags in any::<[bool; 3]>(), lane in any::<u8>(), numbers in any::<[u64; 3]>(),
+            size in PROBE_LEN as u16..2000,
         ) {
+            let kind = [ProbeKind::Request, ProbeKind::Reply, ProbeKind::SizeRequest, ProbeKind::SizeReply][kind];
+            let (len, size) = match kind {
+                ProbeKind::SizeRequest => (usize::from(size), size),
+                ProbeKind::SizeReply => (PROBE_LEN, size),
+                ProbeKind::Request | ProbeKind::Reply => (PROBE_LEN, 0),
+            };
             let probe = Probe {
-                kind: if request { ProbeKind::Request } else { ProbeKind::Reply },
+                kind,
                 draining: flags[0], saw_draining: flags[1], hears_you: flags[2],
                 lane: LaneNumber(lane),
-                incarnation: numbers[0], sequence: numbers[1], held: numbers[2],
+                incarnation: numbers[0], sequence: numbers[1], held: numbers[2], size,
             };
-            let mut room = [0u8; PROBE_LEN];
+            let mut room = [0u8; 2000];
             let (source, destination) = addresses();
-            prop_assert_eq!(probe.write(source, destination, &mut room), Some(PROBE_LEN));
+            prop_assert_eq!(probe.write(source, destination, &mut room), Some(len));
+            prop_assert_eq!(udp_checksum(&room[..len]), 0xffff, "its own checksum makes the sum whole");
             let packet = Packet::parse(&room).unwrap();
+            prop_assert_eq!(packet.len, len);
             prop_assert!(Probe::is_addressed(&packet));
             prop_assert_eq!(packet.flow.source, IpAddr::V6(source));
             prop_assert_eq!(Probe::read(&packet, &room), Ok(probe));
@@ -197,6 +232,7 @@ mod tests {
             incarnation: 0x0123_4567_89ab_cdef,
             sequence: 7,
             held: 0,
+            size: 0,
         };
         let mut room = [0u8; PROBE_LEN];
         let (source, destination) = addresses();

@@ -29,6 +29,8 @@ pub struct Sealed {
     pub to: SocketAddr,
     /// `None` for a cookie reply: its receiver has not yet said who it is.
     pub link: Option<LinkId>,
+    /// It must arrive whole or not at all: it asks how large a packet may be. A session writes `false`.
+    pub whole: bool,
 }
 
 /// About a datagram that arrived.
@@ -66,7 +68,7 @@ pub struct SealBatch<'a> {
     pub lane: LaneNumber,
     pub link: LinkId,
     pub to: SocketAddr,
-    /// Where datagrams go, each with `Sealed { lane, to, link: Some(link) }`.
+    /// Where datagrams go, each with `Sealed { lane, to, link: Some(link), whole: false }`.
     pub sealed: &'a mut Arena<Sealed>,
 }
 

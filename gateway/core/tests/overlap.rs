@@ -14,6 +14,7 @@ use std::sync::Arc;
 use api::time::Instant;
 use api::{ClusterId, TranslatedPrefix};
 use gateway_core::packet::{Flow, Packet};
+use gateway_core::paths::ROOM_PER_LINK;
 use gateway_core::{
     Arena, ExportChange, ExportedEndpoint, Inbound, LaneNumber, OurGateway, Outbound, Outgoing, Paths, PeerCluster,
     PeerGateway, PeerLane, Received, Refusal, RouteTable, Sealed, Standing, Topology, Verdict,
@@ -118,7 +119,7 @@ fn joined() -> (Side, Side) {
 }
 
 fn shake_hands(amber: &mut Side, birch: &mut Side) {
-    let mut sealed = Arena::new(4096, 8);
+    let mut sealed = Arena::new(ROOM_PER_LINK, 8);
     amber.paths.poll(&amber.sessions, &mut sealed, NOW);
     let (_, replies) = birch.receive(amber.home, &sealed);
     let (_, confirmation) = amber.receive(birch.home, &replies);

@@ -16,9 +16,22 @@ const SEND_EVERY: Duration = Duration::from_millis(5);
 /// A client that reads nothing for so long is let go.
 const SERVER_PATIENCE: Duration = Duration::from_secs(60);
 const MOST_CONNECTIONS: usize = 256;
+/// What is sent each time: little, so that silence is what shows; or more than a segment of any size holds, 13 Mbit/s.
+const LITTLE: &[u8] = &[b'.'; 64];
+const MUCH: &[u8] = &[b'.'; 32 << 10];
+const SEND_MUCH_EVERY: Duration = Duration::from_millis(20);
 
 /// Sends 64 bytes every 5 ms to everyone who connects, until the process ends.
 pub fn serve(port: u16) -> io::Result<()> {
+    serve_each(port, LITTLE, SEND_EVERY)
+}
+
+/// Sends 32 KiB every 20 ms to everyone who connects, until the process ends.
+pub fn serve_bulk(port: u16) -> io::Result<()> {
+    serve_each(port, MUCH, SEND_MUCH_EVERY)
+}
+
+fn serve_each(port: u16, piece: &'static [u8], every: Duration) -> io::Result<()> {
     let listener = TcpListener::from(super::both_families(Type::STREAM, Protocol::TCP, port)?);
     println!("{} {port}", super::LISTENING);
     let open = Arc::new(AtomicUsize::new(0));
@@ -32,8 +45,8 @@ pub fn serve(port: u16) -> io::Result<()> {
         std::thread::spawn(move || {
             let _ = stream.set_nodelay(true);
             let _ = stream.set_write_timeout(Some(SERVER_PATIENCE));
-            while stream.write_all(&[b'.'; 64]).is_ok() {
-                std::thread::sleep(SEND_EVERY);
+            while stream.write_all(piece).is_ok() {
+                std::thread::sleep(every);
             }
             open.fetch_sub(1, Ordering::Relaxed);
         });
@@ -101,9 +114,14 @@ impl Download {
 
     /// Waits until at least one more byte has come.
     pub fn wait_for_more(&self, limit: Duration) -> Result<()> {
+        self.wait_for(1, limit)
+    }
+
+    /// Waits until `bytes` more have come.
+    pub fn wait_for(&self, bytes: u64, limit: Duration) -> Result<()> {
         let before = self.so_far().bytes;
         let deadline = Instant::now() + limit;
-        while self.so_far().bytes == before {
+        while self.so_far().bytes < before + bytes {
             let flow = self.so_far();
             ensure!(flow.ended.is_none(), "the download ended: {}", flow.ended.unwrap_or_default());
             ensure!(Instant::now() < deadline, "the download is silent for {:?}", flow.longest_silence);

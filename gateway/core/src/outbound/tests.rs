@@ -20,7 +20,7 @@ impl Session for Copying {
         self.0
     }
     fn seal_batch(&self, batch: SealBatch<'_>, _: Instant) -> usize {
-        let about = Sealed { lane: batch.lane, to: batch.to, link: Some(batch.link) };
+        let about = Sealed { lane: batch.lane, to: batch.to, link: Some(batch.link), whole: false };
         let seal = |index: &&u32| batch.sealed.push(batch.plain.bytes(**index as usize), about).is_ok();
         batch.chosen.iter().take_while(seal).count()
     }

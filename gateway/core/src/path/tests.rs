@@ -31,7 +31,7 @@ struct World {
 
 impl World {
     fn new(round_trip: u64) -> Self {
-        let mut path = Path::new(true, at(0));
+        let mut path = Path::new(true, 1420, at(0));
         path.endpoints.replace(&[home()], &[]);
         Self {
             path,
@@ -98,7 +98,7 @@ impl World {
 
 fn probe(kind: ProbeKind, sequence: u64, hears_you: bool) -> Probe {
     let lane = LaneNumber(0);
-    Probe { kind, draining: false, saw_draining: false, hears_you, lane, incarnation: 1, sequence, held: 0 }
+    Probe { kind, draining: false, saw_draining: false, hears_you, lane, incarnation: 1, sequence, held: 0, size: 0 }
 }
 
 #[test]
@@ -247,12 +247,12 @@ fn the_endpoint_follows_what_is_authentic() {
     let mut world = World::up(10);
     let moved = "198.51.100.9:4444".parse().unwrap();
     assert_eq!(world.path.hear(moved, at(3001)), Some(Some(home())));
-    assert_eq!(world.path.status(1420, at(3001)).endpoint, Some(moved));
+    assert_eq!(world.path.status(at(3001)).endpoint, Some(moved));
 }
 
 #[test]
 fn another_wireguard_program_is_up_while_handshakes_succeed_and_is_never_probed() {
-    let mut path = Path::new(false, at(0));
+    let mut path = Path::new(false, 1420, at(0));
     path.endpoints.replace(&[home()], &[]);
     let waiting = SessionView { established: false, last_handshake: None };
     assert!(path.poll(waiting, at(0)).initiate.is_some());

@@ -153,7 +153,7 @@ impl PretendSession {
         let tag = tag(keys, keys.we_initiated, &room[..len - TAG]);
         room[len - TAG..].copy_from_slice(&tag);
         keys.sent += 1;
-        sealed.commit(len, Sealed { lane: self.lane, to, link: Some(self.link) }).is_ok()
+        sealed.commit(len, Sealed { lane: self.lane, to, link: Some(self.link), whole: false }).is_ok()
     }
 
     fn open_one<'a>(&self, datagram: &'a [u8], now: Instant) -> Result<&'a [u8], Refusal> {
@@ -201,7 +201,7 @@ impl PretendSession {
         response[12..20].copy_from_slice(&ephemeral.to_le_bytes());
         let proof = digest(secret, &response[..20]);
         response[20..28].copy_from_slice(&proof.to_le_bytes());
-        let _ = out.push(&response, Sealed { lane: self.lane, to: from, link: Some(self.link) });
+        let _ = out.push(&response, Sealed { lane: self.lane, to: from, link: Some(self.link), whole: false });
         Ok(())
     }
 
@@ -286,7 +286,7 @@ impl Session for PretendSession {
         message[56..64].copy_from_slice(&number(&self.peer.0, 0).to_le_bytes());
         let proof = digest(self.shared, &message[..64]);
         message[64..72].copy_from_slice(&proof.to_le_bytes());
-        let _ = out.push(&message, Sealed { lane: self.lane, to, link: Some(self.link) });
+        let _ = out.push(&message, Sealed { lane: self.lane, to, link: Some(self.link), whole: false });
     }
 
     fn tick(&self, to: SocketAddr, out: &mut Arena<Sealed>, now: Instant) {

@@ -242,6 +242,30 @@ fn a_flood_of_packets_that_are_too_large_is_not_answered_one_by_one() {
 }
 
 #[test]
+fn a_path_that_narrows_without_a_word_is_used_with_smaller_packets_within_seconds_and_fully_when_it_widens() {
+    let mut world = World::joined(18);
+    assert_eq!((world.mtu(AMBER, BIRCH), world.mtu(BIRCH, AMBER)), (1380, 1380));
+    let large = packets::udp(pod(AMBER, true), pod(BIRCH, true), 9, &[0; 1380 - 48]);
+    assert!(world.passes(AMBER, BIRCH, &large));
+
+    world.narrow(AMBER, BIRCH, 1300);
+    let limit = Duration::from_secs(6);
+    assert!(world.run_until(limit, |world| world.mtu(AMBER, BIRCH) == 1300).is_some(), "{}", world.describe());
+    assert_eq!(world.mtu(BIRCH, AMBER), 1380, "the way back is as wide as before");
+    assert!(world.all_up() && world.times_down(AMBER) == 0, "{}", world.describe());
+    assert!(!world.passes(AMBER, BIRCH, &large));
+    let answer = world.gateway(AMBER).answers.pop().expect("the sender is told");
+    assert_eq!((answer[40], &answer[44..48]), (2, 1300u32.to_be_bytes().as_slice()));
+    assert!(world.passes(AMBER, BIRCH, &packets::udp(pod(AMBER, true), pod(BIRCH, true), 9, &[0; 1300 - 48])));
+
+    world.narrow(AMBER, BIRCH, 9000);
+    let limit = Duration::from_secs(15);
+    assert!(world.run_until(limit, |world| world.mtu(AMBER, BIRCH) == 1380).is_some(), "{}", world.describe());
+    assert!(world.passes(AMBER, BIRCH, &large));
+    assert_eq!(world.violations, Vec::<String>::new());
+}
+
+#[test]
 fn links_that_find_no_room_in_a_batch_are_served_in_the_next() {
     let mut world = World::new(17);
     let now = world.time_at(AMBER);

@@ -22,6 +22,8 @@ pub(crate) const CEDAR: usize = 2;
 /// cedar's address is translated: others can only answer where it called from.
 const LANES: [u8; 3] = [2, 1, 2];
 const MTU: u16 = 1380;
+/// What a pretend session adds: header and tag.
+const SEALED_LONGER: usize = 32;
 
 /// How the network treats packets.
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +68,8 @@ pub(crate) struct World {
     nodes: Vec<Node>,
     /// `blocked[a][b]`: nothing gets from a to b.
     blocked: [[bool; 3]; 3],
+    /// `widest[a][b]`: the largest datagram that gets from a to b. Larger ones vanish without a word.
+    widest: [[usize; 3]; 3],
     flying: BTreeMap<(Duration, u64), Flying>,
     launched: u64,
     /// Datagrams a stranger has seen pass and may send again.
@@ -154,6 +158,7 @@ impl World {
             weather: Weather::default(),
             nodes,
             blocked: [[false; 3]; 3],
+            widest: [[usize::MAX; 3]; 3],
             flying: BTreeMap::new(),
             launched: 0,
             overheard: Vec::new(),
@@ -201,6 +206,18 @@ impl World {
     pub(crate) fn block(&mut self, from: usize, to: usize) {
         self.tell(format!("nothing gets from {} to {}", NAMES[from], NAMES[to]));
         self.blocked[from][to] = true;
+    }
+
+    /// From now on inner packets of at most `mtu` bytes get from one cluster to another.
+    pub(crate) fn narrow(&mut self, from: usize, to: usize, mtu: usize) {
+        self.tell(format!("{} to {} carries {mtu} bytes", NAMES[from], NAMES[to]));
+        self.widest[from][to] = mtu + SEALED_LONGER;
+    }
+
+    /// What a gateway tells its nodes of another cluster.
+    pub(crate) fn mtu(&self, from: usize, to: usize) -> u16 {
+        let report = self.nodes[from].gateway.paths.health_report(self.time_at(from));
+        report.peers.iter().find(|peer| peer.cluster.as_str() == NAMES[to]).unwrap().mtu
     }
 
     pub(crate) fn heal(&mut self) {
@@ -367,6 +384,9 @@ impl World {
                 self.violations.push(format!("{} answered a stranger", NAMES[from]));
             }
             let Some((cluster, _)) = self.socket(to) else { continue };
+            if bytes.len() > self.widest[from][cluster] {
+                continue;
+            }
             if self.blocked[from][cluster] || self.random.permille(self.weather.loss_permille) {
                 continue;
             }
