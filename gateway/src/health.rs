@@ -17,7 +17,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::packet_loops::wait;
 use crate::surface::Shared;
-use crate::udp::{BATCH, Receiver, Sender, Sockets};
+use crate::udp::{BATCH, Departure, Receiver, Sender, Sockets};
 
 /// A report older than this is not passed on: four times its usual age.
 const OLDEST_REPORT: Duration = Duration::from_secs(1);
@@ -95,7 +95,7 @@ impl Health {
                 let pages = answers.answer(bytes, about.from, || snapshot.report.clone(), now);
                 answered += u64::from(!pages.is_empty());
                 sender.send(sockets, pages.len(), |page| {
-                    (pages.get(page).map_or(&[][..], Vec::as_slice), asked.from, asked.local)
+                    Departure::uncut(pages.get(page).map_or(&[][..], Vec::as_slice), asked.from, asked.local)
                 });
             }
             *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Shown {

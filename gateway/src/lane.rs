@@ -20,7 +20,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use crate::lane_sessions::LaneSessions;
 use crate::packet_loops::{InboundLoop, OutboundLoop};
 use crate::tun::Tun;
-use crate::udp::{Sender, Sent, Sockets};
+use crate::udp::{Departure, Sender, Sent, Sockets};
 
 /// Room for one packet or datagram: jumbo frames whatever our own MTU is, for a peer may have a larger one.
 const SMALLEST_PIECE: usize = 9_216;
@@ -168,10 +168,13 @@ impl Lane {
             .filter(|(_, about)| about.lane == self.number && about.whole == whole)
             .map(|(bytes, about)| {
                 let session = about.link.and_then(|link| view.sessions.get(link));
-                (bytes, about.to, session.and_then(|session| session.source_for(about.to)))
+                let source = session.and_then(|session| session.source_for(about.to));
+                // Probes that ask for a size must not be cut, and everything else is short.
+                Departure::uncut(bytes, about.to, source)
             })
             .collect();
-        let nothing = (&[][..], SocketAddr::from(([0, 0, 0, 0], 0)), None);
+        let to = SocketAddr::from(([0, 0, 0, 0], 0));
+        let nothing = Departure::uncut(&[], to, None);
         let sent = sender.send(&self.sockets, ours.len(), |index| ours.get(index).copied().unwrap_or(nothing));
         // One that is larger than this host's own link is an answer, and no failure.
         let failed = if whole { 0 } else { sent.failed };

@@ -10,7 +10,8 @@ use anyhow::{Context, Result};
 use api::time::Instant;
 use gateway_core::session::SEALED_OVERHEAD;
 use gateway_core::{
-    Arena, ExportChange, Inbound, LinkId, Notice, Opened, Outbound, Outgoing, Received, RefusalLog, Sealed, Verdict,
+    Arena, ExportChange, Inbound, LinkId, Notice, Opened, Outbound, Outgoing, Received, RefusalLog, RouteTable, Sealed,
+    Verdict,
 };
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -18,7 +19,7 @@ use nix::sys::eventfd::EventFd;
 
 use crate::lane::{Lane, Refusals};
 use crate::lane_sessions::LaneSessions;
-use crate::udp::{Asked, BATCH, Receiver, Sender};
+use crate::udp::{Asked, BATCH, Departure, Receiver, Sender};
 
 /// Batches that still go through after the stop: more than any queue of ours holds, so that constant traffic cannot keep
 /// a thread from ending.
@@ -63,11 +64,17 @@ fn find_sources(sources: &mut Vec<Option<IpAddr>>, datagrams: &Arena<Sealed>, se
 }
 
 /// Sends a batch from this lane's sockets.
-fn send(lane: &Lane, sender: &mut Sender, datagrams: &Arena<Sealed>, sources: &[Option<IpAddr>]) {
+fn send(lane: &Lane, sender: &mut Sender, datagrams: &Arena<Sealed>, sources: &[Option<IpAddr>], table: &RouteTable) {
     let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+    let is_too_narrow = |link: LinkId| table.link(link).is_some_and(|link| link.is_too_narrow);
     let sent = sender.send(&lane.sockets, datagrams.len(), |index| {
-        let to = datagrams.meta(index).map_or(nowhere, |meta| meta.to);
-        (datagrams.bytes(index), to, sources.get(index).copied().flatten())
+        let meta = datagrams.meta(index);
+        Departure {
+            bytes: datagrams.bytes(index),
+            to: meta.map_or(nowhere, |meta| meta.to),
+            source: sources.get(index).copied().flatten(),
+            is_too_narrow: meta.and_then(|meta| meta.link).is_some_and(is_too_narrow),
+        }
     });
     lane.counters.count_sent(sent);
 }
@@ -160,7 +167,7 @@ impl<'a> OutboundLoop<'a> {
         let (plain, sealed, answers) = (&mut self.plain, &mut self.sealed, &mut self.answers);
         self.core.forward(&view.table, &view.sessions, plain, sealed, answers, clock::now());
         find_sources(&mut self.sources, &self.sealed, &view.sessions);
-        send(lane, &mut self.sender, &self.sealed, &self.sources);
+        send(lane, &mut self.sender, &self.sealed, &self.sources, &view.table);
         let unwritten = self.answers.iter().filter(|(packet, ())| !lane.tun.write(packet)).count();
         lane.counters.packets_undelivered.fetch_add(unwritten as u64, Ordering::Relaxed);
     }
@@ -244,7 +251,7 @@ impl<'a> InboundLoop<'a> {
             let asked = self.asked.iter().find(|asked| asked.from == reply.to);
             self.sources.push(asked.and_then(|asked| asked.local));
         }
-        send(lane, &mut self.sender, &self.replies, &self.sources);
+        send(lane, &mut self.sender, &self.replies, &self.sources, &view.table);
         let mut undelivered = 0;
         for (packet, opened) in self.plain.iter() {
             if opened.verdict == Verdict::Deliver && !lane.tun.write(packet) {

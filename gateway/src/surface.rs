@@ -129,7 +129,7 @@ impl Shared {
         let narrow: BTreeSet<&ClusterId> =
             snapshot.links.iter().filter(|link| link.status.is_too_narrow).map(|link| &link.link.cluster).collect();
         let narrow = narrow.into_iter().map(|peer| {
-            format!("{peer}: not even 1280 bytes pass whole inside the tunnel, so datagrams are cut, over IPv4 on their way and over IPv6 here as far as Packet Too Big is heard: slow; check the MTU of the network between and that it lets ICMP through")
+            format!("{peer}: not even 1280 bytes pass whole inside the tunnel, so datagrams are cut, over IPv4 on their way and over IPv6 here: slow; check the MTU of the network between")
         });
         clock.into_iter().chain(unused).chain(snapshot.refused_claims.clone()).chain(narrow).collect()
     }

@@ -2,6 +2,7 @@
 
 mod fragments;
 mod messages;
+mod pieces;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -14,9 +15,10 @@ use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use messages::{Departure, Headers};
+use messages::Headers;
+use pieces::Cutter;
 
-pub(crate) use messages::BATCH;
+pub(crate) use messages::{BATCH, Departure};
 
 /// What a burst of all TCP windows through one gateway needs; smaller buffers cost a tenth of the throughput and lose
 /// packets (datapath.md, section 2).
@@ -190,6 +192,7 @@ fn is_passing(error: &io::Error) -> bool {
 /// Sends for one lane. Each thread has its own.
 pub(crate) struct Sender {
     headers: Headers,
+    cutter: Cutter,
 }
 
 /// What became of a batch.
@@ -201,7 +204,7 @@ pub(crate) struct Sent {
 
 impl Sender {
     pub(crate) fn new() -> Self {
-        Self { headers: Headers::new() }
+        Self { headers: Headers::new(), cutter: Cutter::default() }
     }
 
     /// Sends datagrams in order. One that cannot be sent (no route, filtered) is counted and does not hold up the rest.
@@ -209,22 +212,27 @@ impl Sender {
         &mut self,
         sockets: &Sockets,
         count: usize,
-        datagram: impl Fn(usize) -> (&'a [u8], SocketAddr, Option<IpAddr>),
+        datagram: impl Fn(usize) -> Departure<'a>,
     ) -> Sent {
         let mut result = Sent::default();
         let mut next = 0;
         while next < count {
-            let (_, to, _) = datagram(next);
-            let Some(socket) = sockets.for_address(&to) else {
+            let first = datagram(next);
+            let Some(socket) = sockets.for_address(&first.to) else {
                 result.failed += 1;
                 next += 1;
                 continue;
             };
+            if pieces::must_be_cut(&first) && self.cutter.send(socket, &first) {
+                result.datagrams += 1;
+                next += 1;
+                continue;
+            }
             // Neighbours of one family go out in one call, whatever peers they are for.
-            let run = (next..count).map_while(|index| {
-                let (bytes, address, source) = datagram(index);
-                (address.is_ipv4() == to.is_ipv4()).then_some(Departure { bytes, to: address, source })
-            });
+            let others = (next + 1..count).map(&datagram);
+            let run =
+                others.take_while(|other| other.to.is_ipv4() == first.to.is_ipv4() && !pieces::must_be_cut(other));
+            let run = std::iter::once(first).chain(run);
             match self.headers.send(socket.as_fd(), run) {
                 Ok(sent) => {
                     result.datagrams += sent as u64;
@@ -232,18 +240,17 @@ impl Sender {
                 }
                 Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
                 Err(error) => {
-                    let (bytes, to, source) = datagram(next);
                     // The pinned address may be gone from this host: let the kernel choose.
-                    let again = source.is_some()
+                    let again = first.source.is_some()
                         && self
                             .headers
-                            .send(socket.as_fd(), std::iter::once(Departure { bytes, to, source: None }))
+                            .send(socket.as_fd(), std::iter::once(Departure { source: None, ..first }))
                             .is_ok_and(|sent| sent == 1);
                     if again {
                         result.datagrams += 1;
                     } else {
                         result.failed += 1;
-                        tracing::debug!(%to, %error, "datagram not sent");
+                        tracing::debug!(to = %first.to, %error, "datagram not sent");
                     }
                     next += 1;
                 }

@@ -49,8 +49,8 @@ fn a_batch_of_both_families_arrives_whole_and_says_which_address_was_asked() {
         let about = Sealed { lane, to: if number % 8 < 4 { v4 } else { v6 }, link: None, whole: false };
         batch.push(&vec![number; 100 + usize::from(number)], about).unwrap();
     }
-    let sent =
-        Sender::new().send(&from, batch.len(), |index| (batch.bytes(index), batch.meta(index).unwrap().to, None));
+    let sent = Sender::new()
+        .send(&from, batch.len(), |index| Departure::uncut(batch.bytes(index), batch.meta(index).unwrap().to, None));
     assert_eq!(sent, Sent { datagrams: 40, failed: 0 });
     let (mut bytes, asked, oversized) = receive(&to, 40);
     bytes.sort();
@@ -66,9 +66,24 @@ fn a_batch_of_both_families_arrives_whole_and_says_which_address_was_asked() {
 fn answers_leave_from_the_address_that_was_asked() {
     let ((from, _), (to, [v4, _])) = (sockets(), sockets());
     let another: IpAddr = [127, 0, 0, 9].into();
-    Sender::new().send(&from, 1, |_| (b"from nine", v4, Some(another)));
+    Sender::new().send(&from, 1, |_| Departure::uncut(b"from nine", v4, Some(another)));
     let (bytes, asked, _) = receive(&to, 1);
     assert_eq!((bytes, asked[0].from.ip()), (vec![b"from nine".to_vec()], another));
+}
+
+#[test]
+fn a_datagram_for_a_path_that_is_too_narrow_arrives_whether_this_host_may_cut_it_or_not() {
+    let ((from, _), (to, [v4, v6])) = (sockets(), sockets());
+    let (long, short) = (vec![7; PIECE], vec![8; 100]);
+    for to_be_sent in [v4, v6] {
+        let contents = [&short, &long, &long, &short];
+        let sent = Sender::new().send(&from, 4, |index| Departure {
+            is_too_narrow: true,
+            ..Departure::uncut(contents[index], to_be_sent, None)
+        });
+        assert_eq!(sent, Sent { datagrams: 4, failed: 0 });
+        assert_eq!(receive(&to, 4).0, contents.map(Clone::clone));
+    }
 }
 
 #[test]
@@ -76,7 +91,7 @@ fn an_address_that_is_gone_is_no_reason_not_to_send() {
     let ((from, _), (to, [v4, _])) = (sockets(), sockets());
     // For documentation (RFC 5737): no host has it.
     let gone: IpAddr = [192, 0, 2, 77].into();
-    let sent = Sender::new().send(&from, 1, |_| (b"still here", v4, Some(gone)));
+    let sent = Sender::new().send(&from, 1, |_| Departure::uncut(b"still here", v4, Some(gone)));
     assert_eq!(sent, Sent { datagrams: 1, failed: 0 });
     assert_eq!(receive(&to, 1).0, [b"still here"]);
 }
@@ -86,7 +101,8 @@ fn a_datagram_that_cannot_be_sent_is_counted_and_the_others_go_on() {
     let ((from, _), (to, [v4, _])) = (sockets(), sockets());
     // Port 0 is nowhere.
     let targets = [v4, SocketAddr::new(v4.ip(), 0), v4];
-    let sent = Sender::new().send(&from, targets.len(), |index| (b"one of three", targets[index], None));
+    let sent =
+        Sender::new().send(&from, targets.len(), |index| Departure::uncut(b"one of three", targets[index], None));
     assert_eq!(sent, Sent { datagrams: 2, failed: 1 });
     assert_eq!(receive(&to, 2).0.len(), 2);
 }
@@ -95,7 +111,7 @@ fn a_datagram_that_cannot_be_sent_is_counted_and_the_others_go_on() {
 fn a_datagram_longer_than_any_of_ours_is_dropped_and_counted() {
     let ((from, _), (to, [v4, _])) = (sockets(), sockets());
     let contents = [vec![1; PIECE + 1], vec![2; PIECE]];
-    Sender::new().send(&from, 2, |index| (contents[index].as_slice(), v4, None));
+    Sender::new().send(&from, 2, |index| Departure::uncut(contents[index].as_slice(), v4, None));
     let (bytes, _, oversized) = receive(&to, 2);
     assert_eq!((bytes, oversized), (vec![vec![2; PIECE]], 1));
 }

@@ -213,15 +213,13 @@ fn a_path_over_ipv6_that_shrinks_in_silence_and_widens_again_is_followed_and_a_d
     world_test(|world| follows(world, Outside::Ipv6));
 }
 
-/// Nothing inside may be smaller than 1280 bytes, so outside there are fragments: made by routers over IPv4, and over IPv6,
-/// where no router may, by the gateway's host, which learns from Packet Too Big that it must.
+/// Nothing inside may be smaller than 1280 bytes, so outside there are fragments: made by routers over IPv4, and by the
+/// gateway over IPv6, where no router may. Nobody is told that they are needed.
 fn is_cut(world: &World, outside: Outside) -> Result<()> {
     let joined = Joined::new(world, outside)?;
     joined.settles(JUMBO, SMALLER_WITHIN)?;
-    if outside == Outside::Ipv4 {
-        for deployment in &joined.both {
-            deployment.cluster().lose_icmp_from_internet()?;
-        }
+    for deployment in &joined.both {
+        deployment.cluster().lose_icmp_from_internet()?;
     }
     let downloads = joined.downloads()?;
     joined.set_internet_mtu(LEAST)?;

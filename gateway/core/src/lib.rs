@@ -53,6 +53,7 @@ pub mod health_answers;
 pub mod inbound;
 pub mod link;
 pub mod outbound;
+pub mod outer_fragments;
 pub mod packet;
 pub mod packet_too_big;
 pub mod path;
@@ -68,6 +69,7 @@ pub mod session;
 pub mod topology;
 mod topology_check;
 pub mod translation;
+mod udp_checksum;
 
 pub use arena::Arena;
 pub use event::{Event, EventKind};

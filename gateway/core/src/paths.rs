@@ -15,7 +15,7 @@ use crate::event::{Event, EventKind};
 use crate::inbound::Notice;
 use crate::link::{LaneNumber, Link, LinkId};
 use crate::outbound::Outgoing;
-use crate::path::{Path, PathState, PathStatus, Resized, SessionView, Work};
+use crate::path::{Path, PathState, PathStatus, Resized, SessionView, Width, Work};
 use crate::path_mtu::{LARGEST, SizeProbe};
 use crate::probe::{PROBE_LEN, Probe, ProbeKind};
 use crate::route_table::{LinkRoute, Rank, RouteTable};
@@ -406,13 +406,15 @@ impl Paths {
                 PathState::Unknown => Rank::Unknown,
                 PathState::Down => Rank::Down,
             };
+            let Width { mtu, is_too_narrow } = path.width();
             Some(LinkRoute {
                 id: link.id,
                 lane: link.lane,
                 cluster: *numbers.get(&link.cluster)?,
                 slot: link.slot,
                 endpoint: path.endpoints.current(),
-                mtu: path.width().mtu,
+                mtu,
+                is_too_narrow,
                 rank,
             })
         };

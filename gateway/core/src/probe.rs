@@ -30,6 +30,7 @@ use api::names::ports;
 use crate::link::LaneNumber;
 use crate::packet::{Fragment, Packet, protocol};
 use crate::refusal::Refusal;
+use crate::udp_checksum::udp_checksum;
 
 const MAGIC: &[u8; 4] = b"TmbP";
 const VERSION: u8 = 1;
@@ -101,7 +102,8 @@ impl Probe {
         if self.kind == ProbeKind::SizeReply {
             packet[80..82].copy_from_slice(&self.size.to_be_bytes());
         }
-        let checksum = udp_checksum(packet);
+        // A probe that strays to a kernel is still a valid packet.
+        let checksum = udp_checksum(&packet[8..40], &packet[40..]);
         packet[46..48].copy_from_slice(&checksum.to_be_bytes());
         Some(len)
     }
@@ -153,23 +155,6 @@ impl Probe {
     }
 }
 
-/// RFC 768 and RFC 8200, 8.1: a probe that strays to a kernel is still a valid packet.
-fn udp_checksum(packet: &[u8]) -> u16 {
-    let words = |bytes: &[u8]| -> u32 {
-        bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | pair.get(1).copied().map_or(0, u32::from)).sum()
-    };
-    // Addresses, length and protocol of the pseudo-header, then the whole UDP datagram with its checksum still zero.
-    let len = (packet.len() - 40) as u32;
-    let mut sum = words(&packet[8..40]) + len + u32::from(protocol::UDP) + words(&packet[40..]);
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    match !(sum as u16) {
-        0 => 0xffff,
-        checksum => checksum,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -200,7 +185,7 @@ mod tests {
             let mut room = [0u8; 2000];
             let (source, destination) = addresses();
             prop_assert_eq!(probe.write(source, destination, &mut room), Some(len));
-            prop_assert_eq!(udp_checksum(&room[..len]), 0xffff, "its own checksum makes the sum whole");
+            prop_assert_eq!(udp_checksum(&room[8..40], &room[40..len]), 0xffff, "its own checksum makes the sum whole");
             let packet = Packet::parse(&room).unwrap();
             prop_assert_eq!(packet.len, len);
             prop_assert!(Probe::is_addressed(&packet));
@@ -238,6 +223,6 @@ mod tests {
         let (source, destination) = addresses();
         probe.write(source, destination, &mut room).unwrap();
         // Summing a datagram with its right checksum gives all ones, which is zero again after the complement.
-        assert_eq!(udp_checksum(&room), 0xffff);
+        assert_eq!(udp_checksum(&room[8..40], &room[40..]), 0xffff);
     }
 }

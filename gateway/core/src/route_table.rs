@@ -38,6 +38,8 @@ pub struct LinkRoute {
     pub endpoint: Option<SocketAddr>,
     /// Largest packet, in bytes.
     pub mtu: u16,
+    /// Not even that arrives whole: datagrams must be cut.
+    pub is_too_narrow: bool,
     /// How much this link is to be preferred: only links of the best rank that have a session are used.
     pub rank: Rank,
 }

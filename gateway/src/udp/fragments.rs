@@ -7,7 +7,7 @@ use libc::{c_int, socklen_t};
 use socket2::Socket;
 
 /// Lets outer packets be cut where a path is narrower than the tunnel assumes: slow is better than nothing. IPv4 packets
-/// are cut on their way, IPv6 packets by this host as far as ICMP tells it.
+/// are cut on their way, IPv6 packets by this host as far as ICMP tells it; [`super::pieces`] is for where it does not.
 pub(super) fn allow(socket: &Socket, is_ipv4: bool) -> io::Result<()> {
     if is_ipv4 {
         return set(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT);

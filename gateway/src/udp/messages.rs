@@ -51,6 +51,15 @@ pub(crate) struct Departure<'a> {
     pub(crate) to: SocketAddr,
     /// The local address to send from; the kernel chooses where there is none.
     pub(crate) source: Option<IpAddr>,
+    /// The path carries less than the least of IPv6 besides its headers, and may not say so.
+    pub(crate) is_too_narrow: bool,
+}
+
+impl<'a> Departure<'a> {
+    /// As the kernel sends it.
+    pub(crate) fn uncut(bytes: &'a [u8], to: SocketAddr, source: Option<IpAddr>) -> Self {
+        Self { bytes, to, source, is_too_narrow: false }
+    }
 }
 
 impl Headers {

@@ -67,6 +67,7 @@ impl World {
             slot,
             endpoint: Some(SocketAddr::new([192, 0, 2, number as u8].into(), 51820)),
             mtu: 1380,
+            is_too_narrow: false,
             rank: Rank::Up,
         };
         let links = [link(0, 0, 0), link(1, 0, 1), link(2, 1, 0)].to_vec();
