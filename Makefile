@@ -1,7 +1,7 @@
 # Every command of the day, a line each. None of them needs root, Docker or a cluster.
 CARGO ?= cargo
 
-.PHONY: help demo bench-failover test lint soak fuzz doctor fmt
+.PHONY: help demo bench-failover test lint soak soak-namespaces fuzz doctor fmt
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 16
 
@@ -24,8 +24,14 @@ lint: ## formatting, clippy, documents, licences
 	$(CARGO) test --locked --quiet -p house
 
 # One seed again: SECONDS=1 FIRST=1234; STORY=1 tells everything that went before.
-soak: ## made-up stories of whole clusters, simulated, until one goes wrong; SECONDS=600
+soak: ## made-up stories of whole clusters until one goes wrong: SECONDS=600 simulated, then as long with real packets
 	$(CARGO) run --locked --quiet -p simulation --bin soak
+	$(CARGO) build --locked -p netns-tests --bins
+	$(CARGO) run --locked --quiet -p netns-tests --bin soak-namespaces
+
+soak-namespaces: ## the second half alone; SECONDS=60 FIRST=1000 CONNECTIONS=1000 DATAGRAMS=10000 (a second)
+	$(CARGO) build --locked -p netns-tests --bins
+	$(CARGO) run --locked --quiet -p netns-tests --bin soak-namespaces
 
 # Needs a C++ compiler besides Rust, for libFuzzer; no nightly Rust and no cargo-fuzz. TARGETS="packet dns_message" picks some.
 fuzz: ## any bytes to every decoder; SECONDS_EACH=30 a target

@@ -37,6 +37,7 @@ pub mod process;
 pub mod recording;
 pub mod sandbox;
 pub mod scenario;
+pub mod soak;
 pub mod traffic;
 pub mod wireguard_go;
 pub mod world;

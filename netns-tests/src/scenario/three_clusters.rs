@@ -33,9 +33,14 @@ impl ThreeClusters {
 
     /// The same with an amber of another plan.
     pub fn start_with(world: &World, amber: ClusterPlan) -> Result<Self> {
-        let amber = world.cluster_with("amber", amber);
-        let [birch, cedar] = ["birch", "cedar"].map(|name| world.cluster(name));
-        let (amber, birch, cedar) = (amber?, birch?, cedar?);
+        Self::start_as(world, [amber, ClusterPlan::default(), ClusterPlan::default()])
+    }
+
+    /// The same with a plan for each, by their names.
+    pub fn start_as(world: &World, [amber, birch, cedar]: [ClusterPlan; 3]) -> Result<Self> {
+        let amber = world.cluster_with("amber", amber)?;
+        let birch = world.cluster_with("birch", birch)?;
+        let cedar = world.cluster_with("cedar", cedar)?;
         let client = amber.worker()?.pod("client")?;
         let servers =
             vec![birch.worker()?.pod("web-1")?, cedar.worker()?.pod("web-1")?, cedar.gateway()?.pod("web-2")?];

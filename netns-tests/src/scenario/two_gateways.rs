@@ -16,9 +16,6 @@ use crate::traffic::pulse::{Beats, Pulse};
 use crate::traffic::stream::{Download, Flow};
 use crate::world::World;
 
-/// Where the server streams, and where it echoes.
-const STREAM: u16 = 9_000;
-const ECHO: u16 = 9_007;
 /// Flows that are opened before it is asked whether every gateway carries some, and how many more after a no.
 const FLOWS: usize = 4;
 /// Sixteen downloads and as many pulses leave one of four lanes out once in ten thousand times.
@@ -41,13 +38,18 @@ pub struct TwoGateways {
 }
 
 impl TwoGateways {
+    /// Where the server streams.
+    pub const STREAM: u16 = 9_000;
+    /// Where it echoes datagrams.
+    pub const ECHO: u16 = 9_007;
+
     /// Makes the clusters, starts everything with so many lanes a gateway, joins them and exports `shop/feed`.
     pub fn joined(world: &World, lanes: u8) -> Result<Self> {
         let plan = ClusterPlan { gateways: 2, ..ClusterPlan::default() };
         let (amber, birch) = (world.cluster_with("amber", plan)?, world.cluster_with("birch", plan)?);
         let (client, server) = (amber.worker()?.pod("client")?, birch.worker()?.pod("feed-1")?);
-        server.serve_stream(STREAM)?;
-        server.serve_udp_echo(ECHO)?;
+        server.serve_stream(Self::STREAM)?;
+        server.serve_udp_echo(Self::ECHO)?;
         let prepare = |cluster| {
             Deployment::prepare_with(cluster, &manifest::LocalCluster { lanes, ..manifest::LocalCluster::of(cluster) })
         };
@@ -64,8 +66,8 @@ impl TwoGateways {
     /// The first two of three clusters, where the first has two gateways: a server in birch is made to stream and echo.
     pub fn among(three: &ThreeClusters) -> Result<Self> {
         let server = three.servers.first().context("no server in birch")?.clone();
-        server.serve_stream(STREAM)?;
-        server.serve_udp_echo(ECHO)?;
+        server.serve_stream(Self::STREAM)?;
+        server.serve_udp_echo(Self::ECHO)?;
         let (amber, birch) = (three.amber.clone(), three.birch.clone());
         let clusters = Self { amber, birch, client: three.client.clone(), server };
         clusters.export_feed()?;
@@ -75,8 +77,8 @@ impl TwoGateways {
 
     fn export_feed(&self) -> Result<()> {
         let feed = Service { ports: Vec::new(), ..Service::http("shop", "feed") }
-            .with_port("stream", "TCP", STREAM, STREAM)
-            .with_port("echo", "UDP", ECHO, ECHO);
+            .with_port("stream", "TCP", Self::STREAM, Self::STREAM)
+            .with_port("echo", "UDP", Self::ECHO, Self::ECHO);
         self.birch.apply("feed.yaml", &feed.manifest(&[&self.server]))
     }
 
@@ -204,11 +206,11 @@ impl Flows<'_> {
 
     fn open_more(&mut self) -> Result<()> {
         for _ in 0..FLOWS / 2 {
-            for target in self.clusters.targets(STREAM) {
+            for target in self.clusters.targets(TwoGateways::STREAM) {
                 let open = || Download::start(&self.clusters.client, target, Duration::from_millis(500));
                 self.downloads.push(self.clusters.amber.eventually(PATIENCE, "a download begins", open)?);
             }
-            for target in self.clusters.targets(ECHO) {
+            for target in self.clusters.targets(TwoGateways::ECHO) {
                 self.pulses.push(Pulse::start(&self.clusters.client, target)?);
             }
         }

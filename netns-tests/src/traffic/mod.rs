@@ -6,6 +6,7 @@
 pub mod dns;
 pub mod http;
 pub mod icmp;
+pub mod load;
 pub mod pulse;
 pub mod sctp;
 pub mod stream;
