@@ -377,7 +377,7 @@ impl Path {
             cause: self.cause,
             since: self.since,
             endpoint: self.endpoints.current(),
-            round_trip: self.log.smoothed(),
+            round_trip: self.log.distance(),
             last_round_trip: self.log.last(),
             loss_permille: self.log.loss_permille(now, self.patience()),
             probes_sent: self.log.sent(),
@@ -404,14 +404,20 @@ impl Path {
     /// what a busy two-core machine makes a thread wait, and leaves the budget whole.
     fn patience(&self) -> Duration {
         let usual = self.log.smoothed().unwrap_or_default();
-        usual + (usual / 2).max(Duration::from_millis(80))
+        usual + (usual / 2).max(Duration::from_millis(80)).max(self.jitter())
     }
 
-    /// How long silence must last. Beyond 100 ms of round trip the budget cannot be kept: an answer to a fast probe
-    /// could not be back yet.
+    /// What an answer may take beyond the usual by chance: four mean deviations, as RFC 6298 has it for TCP. Bounded, so
+    /// that a path that died is out within a second also where its jitter was high before.
+    fn jitter(&self) -> Duration {
+        (self.log.deviation() * 4).min(Duration::from_millis(300))
+    }
+
+    /// How long silence must last. Beyond 100 ms of round trip and jitter the budget cannot be kept: an answer to a fast
+    /// probe could not be back yet.
     fn silence(&self) -> Duration {
         let usual = self.log.smoothed().unwrap_or_default();
-        SILENCE.max(Duration::from_millis(300) + usual)
+        SILENCE.max(Duration::from_millis(300) + usual + self.jitter())
     }
 
     fn late_at(&self) -> Option<Instant> {
