@@ -2,7 +2,8 @@
 //!
 //! The budget is 400 ms from the last packet to [`PathState::Down`], so that a TCP flow on another link goes on within a
 //! second (its second retransmission comes at about 0.6 s). It is spent so: one probe interval of 100 ms, 80 ms until its
-//! answer is late, then probes every 20 ms until ten are unanswered.
+//! answer is late, then probes every 20 ms until ten are unanswered. Where the round trip or its jitter is large it is
+//! exceeded: an answer could not be back yet.
 
 use core::fmt;
 use core::net::SocketAddr;
