@@ -52,6 +52,9 @@ pub struct PeerHealth {
     pub loss_permille: u16,
     /// Largest inner packet that reaches the peer, in bytes.
     pub mtu: u16,
+    /// The lanes of the gateway by which packets reach the peer: bit i for lane i. A firewall may let one port through and
+    /// not the next.
+    pub lanes: u16,
 }
 
 /// Everything one gateway says at one moment.

@@ -150,6 +150,10 @@ pub struct SessionReport {
     /// Where its packets go now.
     pub endpoint: Option<String>,
     pub handshake_age: Option<f64>,
+    /// Whether packets come through here.
+    pub reachability: Option<Reachability>,
+    /// Time in that state.
+    pub age: f64,
     /// The largest packet that passes here; none until measured.
     pub mtu: Option<u16>,
     pub received_bytes: u64,

@@ -145,9 +145,11 @@ fn render(path: &PathReport) -> String {
         let handshake = session
             .handshake_age
             .map_or_else(|| "no handshake yet".into(), |age| format!("handshake {} ago", seconds(age)));
-        let mark = if session.handshake_age.is_some() { Glyph::Good } else { Glyph::Bad };
+        let is_down = session.reachability == Some(Reachability::Down);
+        let mark = if session.handshake_age.is_some() && !is_down { Glyph::Good } else { Glyph::Bad };
+        let down = if is_down { format!("Down for {}, ", seconds(session.age)) } else { String::new() };
         text.push_str(&format!(
-            "{} session  lane {} → gateway {} lane {}, {endpoint}, {handshake}, {} B in, {} B out\n",
+            "{} session  lane {} → gateway {} lane {}, {endpoint}, {down}{handshake}, {} B in, {} B out\n",
             mark.text(),
             session.lane,
             session.peer_slot,
@@ -155,6 +157,11 @@ fn render(path: &PathReport) -> String {
             session.received_bytes,
             session.sent_bytes
         ));
+        if is_down && path.reachability == Reachability::Up {
+            text.push_str(&format!(
+                "  remedy   the other sessions carry its share; does UDP to {endpoint} get through?\n"
+            ));
+        }
     }
     let rtt = path.round_trip_ms.map_or_else(|| "?".into(), |rtt| format!("{rtt:.1}ms"));
     let loss = path.loss_percent.map_or_else(|| "?".into(), |loss| format!("{loss:.1}%"));

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use api::health::Reachability;
 use api::report::{
-    ControllerReport, DnsReport, FeedReport, FlowReport, GatewayReport, NodeReport, PathReport, PeerSync, RefusalReport,
+    ControllerReport, DnsReport, FeedReport, FlowReport, GatewayReport, NodeReport, PathReport, PeerSync,
+    RefusalReport, SessionReport,
 };
 use serde::Serialize;
 
@@ -229,6 +230,7 @@ fn peers(status: &Status, notes: &mut Vec<(Glyph, String)>) -> Table {
             let age = seconds(path.age);
             notes.push((glyph, format!("{name}: {:?} for {age}      run: tombolo explain path {name}", path.reason)));
         }
+        notes.extend(path.and_then(partly_down).map(|note| (Glyph::Warning, note)));
         if let Some(sync) = sync.filter(|sync| !sync.synced && sync.state == "Active") {
             notes.push((Glyph::Warning, format!("{name}: not synced: {}", sync.reason)));
         }
@@ -247,6 +249,17 @@ fn peers(status: &Status, notes: &mut Vec<(Glyph, String)>) -> Table {
         ]);
     }
     table
+}
+
+/// What to say of a peer that is reached, but not by every lane and gateway.
+fn partly_down(path: &PathReport) -> Option<String> {
+    let is_down = |session: &&SessionReport| session.reachability == Some(Reachability::Down);
+    let first = path.sessions.iter().find(is_down).filter(|_| path.reachability == Reachability::Up)?;
+    let (name, all, down) = (&path.peer, path.sessions.len(), path.sessions.iter().filter(is_down).count());
+    let (lane, slot, age) = (first.lane, first.peer_slot, seconds(first.age));
+    Some(format!(
+        "{name}: {down} of {all} sessions Down, lane {lane} to its gateway {slot} for {age}      run: tombolo explain path {name}"
+    ))
 }
 
 /// With a question mark while it is what is configured and nothing else.
@@ -322,6 +335,21 @@ mod tests {
         let (text, outcome) = render(&amber(vec![path("birch", Reachability::Up, PathReason::Answering)]));
         assert_eq!(outcome, Outcome::Good);
         assert!(text.contains("birch  Up     9s   12.3ms  0.0%  1420  9/17             0.3s"), "{text}");
+    }
+
+    #[test]
+    fn a_lane_that_does_not_get_through_is_named_though_the_peer_is_reached() {
+        let mut birch = path("birch", Reachability::Up, PathReason::Answering);
+        let session = |lane, reachability| SessionReport {
+            lane,
+            reachability: Some(reachability),
+            age: 12.0,
+            ..SessionReport::default()
+        };
+        birch.sessions = vec![session(0, Reachability::Up), session(1, Reachability::Down)];
+        let (text, outcome) = render(&amber(vec![birch]));
+        assert_eq!(outcome, Outcome::Good);
+        assert!(text.contains("! birch: 1 of 2 sessions Down, lane 1 to its gateway 0 for 12s"), "{text}");
     }
 
     #[test]

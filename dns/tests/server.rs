@@ -419,6 +419,7 @@ impl Gateway {
                     round_trip: None,
                     loss_permille: 0,
                     mtu: 1420,
+                    lanes: 1,
                 };
                 let report = HealthReport { slot: 0, draining: false, peers: vec![peer] };
                 for page in report.encode(&request.nonce, &key) {

@@ -51,6 +51,7 @@ fn report(slot: u16, peers: &[(&str, Reachability)]) -> HealthReport {
         round_trip: None,
         loss_permille: 0,
         mtu: 1420,
+        lanes: 1,
     };
     HealthReport { slot, draining: false, peers: peers.iter().map(peer).collect() }
 }

@@ -232,6 +232,8 @@ fn paths(snapshot: &Snapshot, roster: Option<&Roster>) -> Vec<PathReport> {
             peer_lane: u16::from(link.link.remote_lane.0),
             endpoint: link.status.endpoint.map(|endpoint| endpoint.to_string()),
             handshake_age: link.last_handshake.map(|at| snapshot.at.since(at).as_secs_f64()),
+            reachability: Some(link.status.state.into()),
+            age: snapshot.at.since(link.status.since).as_secs_f64(),
             mtu: link.status.mtu_measured_since.map(|_| link.status.mtu),
             received_bytes: link.traffic.received_bytes,
             sent_bytes: link.traffic.sent_bytes,

@@ -23,6 +23,8 @@ const OBSTACLES: &str = "world_obstacles";
 const NAT: &str = "world_nat";
 /// The table of routers that let no ICMP in.
 const ICMP_HOLE: &str = "world_icmp_hole";
+/// The table of routers that lose one UDP port.
+const PORT_HOLE: &str = "world_port_hole";
 /// The table of nodes that do not reach some clusters.
 const PARTITION: &str = "world_partition";
 /// Before every other chain, so that nothing else counts a packet which the wire has lost.
@@ -128,6 +130,19 @@ impl Cluster {
             Rule::new(ICMP_HOLE, "own").match_icmpv6_type(PACKET_TOO_BIG).counter().drop(),
         ];
         replace_table(self.router(), ICMP_HOLE, Family::Inet, vec![passing, own], rules)
+    }
+
+    /// Loses UDP to this port both ways, as a firewall does that was opened for the others only.
+    pub fn lose_udp_port(&self, port: u16) -> Result<()> {
+        const UDP: u8 = 17;
+        let passing = chain(PORT_HOLE, Family::Inet, "passing", BaseChain::filter(FilterHook::Forward, FIRST))?;
+        let lost = Rule::new(PORT_HOLE, "passing").match_l4proto(UDP).match_udp_dport(port).counter().drop();
+        replace_table(self.router(), PORT_HOLE, Family::Inet, vec![passing], vec![lost])
+    }
+
+    /// Undoes [`Self::lose_udp_port`].
+    pub fn mend_udp_port(&self) -> Result<()> {
+        replace_table(self.router(), PORT_HOLE, Family::Inet, Vec::new(), Vec::new())
     }
 
     /// Makes the translation forget its bindings, as a router does that was restarted: each flow's next packet comes

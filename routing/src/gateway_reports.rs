@@ -50,6 +50,8 @@ impl Heard {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Path {
     pub mtu: u16,
+    /// Its lanes that reach the peer: bit i for lane i.
+    pub lanes: u16,
 }
 
 impl GatewayReports {
@@ -115,10 +117,14 @@ impl GatewayReports {
         let all = self.by_slot.iter().filter_map(|(slot, heard)| {
             let health = of_peer(&heard.report, peer)?;
             let standing = Standing::of(&heard.report, health);
-            (health.reachability == Reachability::Up).then_some((*slot, standing, health.mtu))
+            (health.reachability == Reachability::Up).then_some((
+                *slot,
+                standing,
+                Path { mtu: health.mtu, lanes: health.lanes },
+            ))
         });
         let best = all.clone().map(|(_, standing, _)| standing).min();
-        all.filter(|(_, standing, _)| Some(*standing) == best).map(|(slot, _, mtu)| (slot, Path { mtu })).collect()
+        all.filter(|(_, standing, _)| Some(*standing) == best).map(|(slot, _, path)| (slot, path)).collect()
     }
 
     /// Builds the merged view anew; true when more than round-trip times changed.
@@ -200,7 +206,8 @@ fn of_peer<'a>(report: &'a HealthReport, peer: &ClusterId) -> Option<&'a PeerHea
 }
 
 /// What of a report decides on routes.
-fn essence(report: &HealthReport) -> BTreeMap<ClusterId, (Reachability, Standing, u16)> {
-    let of = |peer: &PeerHealth| (peer.cluster.clone(), (peer.reachability, Standing::of(report, peer), peer.mtu));
+fn essence(report: &HealthReport) -> BTreeMap<ClusterId, (Reachability, Standing, u16, u16)> {
+    let told = |peer: &PeerHealth| (peer.reachability, Standing::of(report, peer), peer.mtu, peer.lanes);
+    let of = |peer: &PeerHealth| (peer.cluster.clone(), told(peer));
     report.peers.iter().map(of).collect()
 }

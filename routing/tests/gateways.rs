@@ -19,6 +19,7 @@ fn report(slot: u16, reachability: Reachability, milliseconds: u64) -> HealthRep
         round_trip: Some(Duration::from_millis(milliseconds)),
         loss_permille: 0,
         mtu: 1400 - slot,
+        lanes: 1,
     };
     HealthReport { slot, draining: false, peers: vec![peer] }
 }

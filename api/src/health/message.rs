@@ -16,11 +16,11 @@
 //! | agent's name | 1 to 253 | | slot | 2 |
 //! | authenticator | 16 | | key id | 4 |
 //! | | | | nonce of the request | 16 |
-//! | | | | peers | 15 and the length of an id each |
+//! | | | | peers | 17 and the length of an id each |
 //! | | | | authenticator | 16 |
 //!
 //! A peer is: length of its cluster id (1), id, reachability (1), reason (1), age in milliseconds (4), round trip in
-//! microseconds (4, all ones for none), loss in thousandths (2), MTU (2).
+//! microseconds (4, all ones for none), loss in thousandths (2), MTU (2), lanes that reach it (2, bit i for lane i).
 //!
 //! A reply is only believed if it carries the nonce of a request just made, so an old one cannot be played again. A
 //! page that is lost costs its peers one round.
@@ -283,7 +283,7 @@ fn encode_peer(peer: &PeerHealth) -> Vec<u8> {
     let round_trip = peer
         .round_trip
         .map_or(NO_ROUND_TRIP, |time| u32::try_from(time.as_micros()).unwrap_or(NO_ROUND_TRIP).min(NO_ROUND_TRIP - 1));
-    let mut entry = Vec::with_capacity(15 + id.len());
+    let mut entry = Vec::with_capacity(17 + id.len());
     // A cluster id has at most 63 characters.
     entry.push(id.len() as u8);
     entry.extend_from_slice(id);
@@ -292,6 +292,7 @@ fn encode_peer(peer: &PeerHealth) -> Vec<u8> {
     entry.extend_from_slice(&round_trip.to_be_bytes());
     entry.extend_from_slice(&peer.loss_permille.to_be_bytes());
     entry.extend_from_slice(&peer.mtu.to_be_bytes());
+    entry.extend_from_slice(&peer.lanes.to_be_bytes());
     entry
 }
 
@@ -315,6 +316,7 @@ fn decode_peer(reader: &mut Reader<'_>) -> Result<PeerHealth, InvalidMessage> {
         round_trip: (round_trip != NO_ROUND_TRIP).then(|| Duration::from_micros(round_trip.into())),
         loss_permille: u16::from_be_bytes(reader.take()?),
         mtu: u16::from_be_bytes(reader.take()?),
+        lanes: u16::from_be_bytes(reader.take()?),
     })
 }
 

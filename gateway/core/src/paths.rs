@@ -421,6 +421,14 @@ impl Paths {
         self.links.values().filter_map(route).collect()
     }
 
+    /// The lanes by which packets reach a peer: those that have proved it, or, where none has, those that just came up.
+    fn lanes_up(&self, cluster: &ClusterId) -> u16 {
+        let up =
+            || self.links.values().filter(|(link, path)| link.cluster == *cluster && path.state() == PathState::Up);
+        let proven = lanes_of(up().filter(|(_, path)| path.is_proven()).map(|(link, _)| link));
+        if proven == 0 { lanes_of(up().map(|(link, _)| link)) } else { proven }
+    }
+
     fn peer_health(&self, cluster: &ClusterId, standing: Standing, now: Instant) -> PeerHealth {
         let statuses: Vec<PathStatus> = self
             .links
@@ -446,6 +454,7 @@ impl Paths {
             round_trip: nearest.and_then(|status| status.round_trip),
             loss_permille: nearest.map_or(0, |status| status.loss_permille),
             mtu: smallest(decisive()).unwrap_or(self.topology.ours.inner_mtu),
+            lanes: self.lanes_up(cluster),
         }
     }
 }
@@ -454,6 +463,11 @@ impl Paths {
 fn smallest<'a>(paths: impl Iterator<Item = &'a PathStatus> + Clone) -> Option<u16> {
     let measured = paths.clone().filter(|status| status.mtu_measured_since.is_some()).map(|status| status.mtu).min();
     measured.or_else(|| paths.map(|status| status.mtu).min())
+}
+
+/// One bit for each lane.
+fn lanes_of<'a>(links: impl Iterator<Item = &'a Link>) -> u16 {
+    links.fold(0, |lanes, link| lanes | 1u16.checked_shl(link.lane.0.into()).unwrap_or(0))
 }
 
 /// Up when any link is; down only when all are.

@@ -4,6 +4,7 @@
 //! compared with what it was. Services and their endpoints, which are many, are not in it.
 
 use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::format;
 use alloc::string::String;
 use core::net::IpAddr;
 
@@ -48,6 +49,8 @@ pub struct Facts<'a> {
     pub peers: &'a BTreeMap<ClusterId, PeerFacts>,
     /// For each peer the gateways that reach it, with the largest packet that does.
     pub paths: &'a BTreeMap<ClusterId, BTreeMap<u16, u32>>,
+    /// For each peer the gateways that said by which of their lanes they reach it: bit i for lane i.
+    pub lanes: &'a BTreeMap<ClusterId, BTreeMap<u16, u16>>,
     /// Devices that are there and up.
     pub devices: &'a BTreeSet<DeviceName>,
     /// Largest packet of the device that holds this node's address.
@@ -58,8 +61,15 @@ impl Facts<'_> {
     /// Tunnel devices of gateways on this host that are there now. A gateway host without them is none: its gateway is
     /// gone.
     pub fn tunnels(&self) -> impl Iterator<Item = &DeviceName> {
-        let mine = self.gateways.values().filter(|gateway| gateway.node == self.node);
-        mine.flat_map(|gateway| &gateway.devices).filter(|device| self.devices.contains(device))
+        self.lanes_here().map(|(_, _, device)| device)
+    }
+
+    /// The same with the slot and the lane of each.
+    fn lanes_here(&self) -> impl Iterator<Item = (u16, usize, &DeviceName)> {
+        let mine = self.gateways.iter().filter(|(_, gateway)| gateway.node == self.node);
+        let lanes = mine
+            .flat_map(|(slot, gateway)| gateway.devices.iter().enumerate().map(|(lane, device)| (*slot, lane, device)));
+        lanes.filter(|(_, _, device)| self.devices.contains(device))
     }
 
     /// Whether a gateway has its place on this host, running or not.
@@ -207,7 +217,7 @@ fn add_outward_routes(facts: &Facts<'_>, vxlan: Option<&DeviceName>, state: &mut
             let blocked = peer.state == PeerState::Blocked;
             let paths = facts.paths.get(id).unwrap_or(&nowhere);
             let measured = paths.values().copied().min();
-            let tunnels = tunnels.clone().filter(|_| !blocked);
+            let tunnels = tunnels.as_ref().filter(|_| !blocked).map(|all| tunnels_to(facts, id, family, all, state));
             // A gateway host whose own gateway lacks the path, or is about to leave, sends its own packets by another.
             let by_own = tunnels.clone().filter(|_| paths.is_empty() || facts.runs_one_of(paths));
             let (target, mtu) = match by_own {
@@ -256,6 +266,25 @@ fn own_tunnels(facts: &Facts<'_>, family: Family, state: &mut State) -> Option<T
     let number = free_group(state, "", family);
     state.groups.insert(number, group);
     Some(Target::Group(number))
+}
+
+/// The group of those of this host's tunnels that reach a peer; that of all of them where all do, or none is known to.
+fn tunnels_to(facts: &Facts<'_>, peer: &ClusterId, family: Family, all: &Target, state: &mut State) -> Target {
+    let Some(reaching) = facts.lanes.get(peer) else { return all.clone() };
+    let reaches = |slot: u16, lane: usize| {
+        let lane = u32::try_from(lane).unwrap_or(u32::MAX);
+        reaching.get(&slot).is_none_or(|lanes| lanes.checked_shr(lane).unwrap_or(0) & 1 == 1)
+    };
+    let places = (0u16..).zip(facts.lanes_here()).filter(|(_, (slot, lane, _))| reaches(*slot, *lane));
+    let some: BTreeSet<NexthopId> = places.map(|(place, _)| tunnel_nexthop(place, family)).collect();
+    if some.len() == facts.tunnels().count() {
+        return all.clone();
+    }
+    let Ok(group) = Group::equal(some) else { return all.clone() };
+    // No cluster's name has a slash: the group of its gateways elsewhere has the name alone.
+    let number = free_group(state, &format!("{}/lanes", peer.as_str()), family);
+    state.groups.insert(number, group);
+    Target::Group(number)
 }
 
 fn free_group(state: &State, peer: &str, family: Family) -> GroupId {

@@ -214,8 +214,8 @@ impl NodeCore {
     }
 
     fn renew_fabric(&mut self, now: Instant, delta: &mut Delta) {
-        let paths = self.paths(now);
-        let new = fabric(&self.facts(&paths));
+        let (paths, lanes) = (self.paths(now), self.lanes());
+        let new = fabric(&self.facts(&paths, &lanes));
         if new == self.fabric {
             return;
         }
@@ -258,7 +258,17 @@ impl NodeCore {
         self.peers.keys().map(|id| (id.clone(), of_peer(id))).collect()
     }
 
-    fn facts<'a>(&'a self, paths: &'a BTreeMap<ClusterId, BTreeMap<u16, u32>>) -> Facts<'a> {
+    /// For each peer the gateways that said by which of their lanes they reach it.
+    fn lanes(&self) -> BTreeMap<ClusterId, BTreeMap<u16, u16>> {
+        let told = |id: &ClusterId| self.reports.paths(id).into_iter().map(|(slot, path)| (slot, path.lanes));
+        self.peers.keys().map(|id| (id.clone(), told(id).filter(|(_, lanes)| *lanes != 0).collect())).collect()
+    }
+
+    fn facts<'a>(
+        &'a self,
+        paths: &'a BTreeMap<ClusterId, BTreeMap<u16, u32>>,
+        lanes: &'a BTreeMap<ClusterId, BTreeMap<u16, u16>>,
+    ) -> Facts<'a> {
         Facts {
             node: &self.name,
             local: self.local.as_ref().map(|local| &local.spec),
@@ -266,6 +276,7 @@ impl NodeCore {
             gateways: &self.gateways,
             peers: &self.peers,
             paths,
+            lanes,
             devices: &self.devices,
             underlay_mtu: self.underlay_mtu,
         }
@@ -346,8 +357,8 @@ impl NodeCore {
 
     fn renew_export(&mut self, key: &Key, now: Instant, delta: &mut Delta) {
         let mut around = BTreeSet::new();
-        let none = BTreeMap::new();
-        let carries_in = self.facts(&none).is_gateway_host();
+        let (paths, lanes) = (BTreeMap::new(), BTreeMap::new());
+        let carries_in = self.facts(&paths, &lanes).is_gateway_host();
         for slice in self.catalog.exported_slices(key) {
             for endpoint in &slice.endpoints {
                 if self.is_here(endpoint) {

@@ -54,6 +54,33 @@ fn a_worker_routes_other_clusters_by_the_gateways_node_inside_vxlan_with_a_black
 }
 
 #[test]
+fn a_gateway_host_sends_to_a_peer_by_those_lanes_that_reach_it() {
+    let mut core = host("gateway");
+    let mut slot = gateway(0, "gateway");
+    let lanes = &mut slot.status.as_mut().unwrap().lanes;
+    lanes.push(api::tunnel_gateway::LaneStatus { device: "tombolo-0-1".into(), ..lanes[0].clone() });
+    core.take(Input::TunnelGateways(ObjectChange::Reset(vec![slot])), at(20));
+    core.take(devices(&["lo", "eth0", TUNNEL, "tombolo-0-1"]), at(20));
+    let by = |core: &mut NodeCore, lanes: u16, prefix: &str| {
+        let mut told = report(0, &[("birch", Reachability::Up), ("cedar", Reachability::Up)]);
+        told.peers[0].lanes = lanes;
+        told.peers[1].lanes = 0b11;
+        core.take(Input::Report(told), at(30));
+        core.delta(at(30));
+        let ways = ways(&core.wanted(), prefix).into_iter().map(|(device, _)| device);
+        ways.collect::<Vec<String>>()
+    };
+    let both = [TUNNEL.to_string(), "tombolo-0-1".to_string()];
+    assert_eq!(by(&mut core, 0b11, "10.2.0.0/16"), both);
+    assert_eq!(by(&mut core, 0b10, "10.2.0.0/16"), both[1..]);
+    assert_eq!(by(&mut core, 0b10, "fd00:2::/48"), both[1..]);
+    assert_eq!(by(&mut core, 0b10, "10.3.0.0/16"), both, "another peer is no concern of it");
+    assert_eq!(by(&mut core, 0b01, "10.2.0.0/16"), both[..1]);
+    assert_eq!(by(&mut core, 0, "10.2.0.0/16"), both, "better than nothing");
+    assert_eq!(by(&mut core, 0b11, "10.2.0.0/16"), both);
+}
+
+#[test]
 fn a_route_is_never_larger_than_the_vxlan_device() {
     let mut core = host("worker");
     core.take(Input::UnderlayMtu(1400), at(20));

@@ -20,6 +20,7 @@ fn peer(name: &str) -> PeerHealth {
         round_trip: Some(Duration::from_micros(5678)),
         loss_permille: 3,
         mtu: 1420,
+        lanes: 0b11,
     }
 }
 
@@ -93,7 +94,7 @@ fn keys_read_back_as_they_were_written_and_never_show_in_logs() {
 }
 
 fn any_peer() -> impl Strategy<Value = PeerHealth> {
-    let numbers = (any::<u32>(), proptest::option::of(0..u32::MAX), any::<u16>(), any::<u16>());
+    let numbers = (any::<u32>(), proptest::option::of(0..u32::MAX), any::<u16>(), any::<[u16; 2]>());
     ("[a-z][a-z0-9]{0,40}", 0..3usize, 0..REASONS.len(), numbers).prop_map(|(id, state, reason, numbers)| PeerHealth {
         cluster: ClusterId::new(&id).unwrap(),
         reachability: [Reachability::Unknown, Reachability::Up, Reachability::Down][state],
@@ -101,7 +102,8 @@ fn any_peer() -> impl Strategy<Value = PeerHealth> {
         age: Duration::from_millis(numbers.0.into()),
         round_trip: numbers.1.map(|micros| Duration::from_micros(micros.into())),
         loss_permille: numbers.2,
-        mtu: numbers.3,
+        mtu: numbers.3[0],
+        lanes: numbers.3[1],
     })
 }
 

@@ -172,6 +172,7 @@ pub fn report(slot: u16, peers: &[(&str, Reachability)]) -> HealthReport {
         round_trip: Some(Duration::from_millis(10)),
         loss_permille: 0,
         mtu: 1370,
+        lanes: 1,
     });
     HealthReport { slot, draining: false, peers: peers.collect() }
 }
