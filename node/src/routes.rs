@@ -6,7 +6,7 @@ use api::ClusterId;
 use api::health::{PathReason, Reachability};
 use api::report::{HopReport, RouteReport};
 use ipnet::IpNet;
-use kernel::core::{Family, TABLE};
+use kernel::core::{Family, INWARD_TABLE, TABLE};
 use kernel::{Hop, Kernel, Path};
 use node_core::NodeCore;
 
@@ -35,7 +35,9 @@ fn judged(core: &NodeCore, net: &IpNet, path: Result<Path, kernel::Error>, peer:
             let lost = routed.hops.iter().find(|hop| hop.by_vxlan && hop.node.is_none());
             let health = core.cluster_healths().get(peer).map(|health| (health.reachability, health.reason));
             match (lost, health) {
-                _ if routed.table != TABLE => ("ForeignRoute", foreign(net, routed.table)),
+                // All IPv6 routes with one next hop share the kernel's cache, and it answers with any of them: that for
+                // packets which arrive here leads the same way.
+                _ if ![TABLE, INWARD_TABLE].contains(&routed.table) => ("ForeignRoute", foreign(net, routed.table)),
                 (Some(hop), _) => ("NoNeighbour", unknown_node(hop.via)),
                 (None, Some((Reachability::Up, _))) => ("", String::new()),
                 (None, Some((Reachability::Down, reason))) => ("PeerDown", peer_down(peer, reason)),
