@@ -53,12 +53,25 @@ pub const STATE: &str = "tombolo.dev/state";
 /// `http:/healthz` or `http:8080/healthz`. Without a port it is the slice's first.
 pub const CHECK: &str = "tombolo.dev/check";
 
+/// On the Secret of a gateway slot: since when its keys rotate (RFC 3339). Gone with the old keys.
+pub const ROTATING_SINCE: &str = "tombolo.dev/rotating-since";
+
 /// Why the manager is on an object that Tombolo made.
 pub const FIELD_MANAGER: &str = "tombolo";
 
+/// How the names of [`slot_secret`] begin.
+pub const SLOT_SECRETS: &str = "gateway-slot-";
 /// The name of the Secret with the WireGuard keys of a gateway slot.
 pub fn slot_secret(slot: u16) -> alloc::string::String {
-    alloc::format!("gateway-slot-{slot}")
+    alloc::format!("{SLOT_SECRETS}{slot}")
+}
+/// The entry of [`slot_secret`] that holds the private key of a lane: 32 bytes.
+pub fn lane_key(lane: u16) -> alloc::string::String {
+    alloc::format!("lane-{lane}")
+}
+/// The entry of [`slot_secret`] that holds the private key that comes after [`lane_key`], while the slot's keys rotate.
+pub fn next_lane_key(lane: u16) -> alloc::string::String {
+    alloc::format!("next-lane-{lane}")
 }
 /// The name of the Lease by which a gateway holds a slot.
 pub fn slot_lease(slot: u16) -> alloc::string::String {

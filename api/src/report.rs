@@ -33,9 +33,26 @@ pub struct ControllerReport {
     pub unchecked: Vec<String>,
     /// Documents that are not in force as they are written now.
     pub broken_documents: Vec<BrokenDocument>,
+    /// Gateways whose keys are being replaced.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rotations: Vec<RotationReport>,
     pub peers: Vec<PeerSync>,
     /// Agents known to this controller.
     pub agents: Vec<AgentReport>,
+}
+
+/// The keys of one gateway on their way to be replaced.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RotationReport {
+    pub slot: u16,
+    pub age: f64,
+    /// In so many seconds the old keys are taken away, whoever still needs them.
+    pub ends_in: f64,
+    /// Whether the gateway itself has told yet who needs the old keys.
+    pub told: bool,
+    /// Peers that still need them.
+    pub waiting_for: Vec<String>,
 }
 
 /// A document of the manifests folder that is refused.

@@ -57,9 +57,26 @@ pub struct TunnelGatewayStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1024))]
     pub paths: Vec<PeerPath>,
+    /// How far the change of its keys has come; absent while they do not rotate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<KeyRotation>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::kind::conditions_schema")]
     pub conditions: Vec<Condition>,
+}
+
+/// The keys of a slot on their way to be replaced.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeyRotation {
+    /// The next key of each lane that has one: which rotation this is about.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub next_keys: Vec<TunnelKey>,
+    /// Clusters that still need the old keys. Empty: nothing passes under those any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1024), inner(length(max = 63)))]
+    pub waiting_for: Vec<String>,
 }
 
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]

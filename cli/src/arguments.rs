@@ -54,6 +54,11 @@ pub enum Command {
         #[command(flatten)]
         drain: DrainArguments,
     },
+    /// Replace the WireGuard keys of this cluster's gateways.
+    Keys {
+        #[command(subcommand)]
+        action: KeysCommand,
+    },
     /// Show the services of the clusterset and who answers for each.
     Services(Shown),
     /// Say why: who answers for a service, what a name resolves to, how packets reach a peer.
@@ -120,6 +125,26 @@ pub enum PeersCommand {
         #[command(flatten)]
         drain: DrainArguments,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum KeysCommand {
+    /// Make new keys and go over to them as each peer knows them; the old ones go when no peer needs them.
+    Rotate(KeysArguments),
+    /// Take the old keys away now: a peer that is away and knows no others cannot call any more.
+    Retire(KeysArguments),
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct KeysArguments {
+    /// The slot of one gateway, as 'tombolo status' numbers them; all where absent.
+    #[arg(long, value_name = "SLOT")]
+    pub gateway: Option<u16>,
+    /// Return when the old keys are gone.
+    #[arg(long)]
+    pub wait: bool,
+    #[command(flatten)]
+    pub shown: Shown,
 }
 
 #[derive(Debug, Subcommand)]

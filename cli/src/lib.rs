@@ -12,6 +12,7 @@ pub mod drain;
 pub mod duration;
 pub mod exposition;
 pub mod history;
+pub mod keys;
 pub mod logging;
 pub mod names;
 pub mod output;
@@ -28,7 +29,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use crate::arguments::{Arguments, Command, DrainPart, Explain, PeersCommand};
+use crate::arguments::{Arguments, Command, DrainPart, Explain, KeysCommand, PeersCommand};
 use crate::output::Outcome;
 
 /// Runs `tombolo` with these arguments, the program's name first.
@@ -73,6 +74,8 @@ async fn execute(arguments: Arguments) -> anyhow::Result<Outcome> {
             drain::run(run_dir, drain::Subject::Gateway(slot), &drain).await
         }
         Command::Drain { part: None, drain } => drain::run(run_dir, drain::Subject::Ourselves, &drain).await,
+        Command::Keys { action: KeysCommand::Rotate(keys) } => keys::run(run_dir, &keys, false).await,
+        Command::Keys { action: KeysCommand::Retire(keys) } => keys::run(run_dir, &keys, true).await,
         Command::Peers { action: None, shown } => peers::run(run_dir, shown.format).await,
         Command::Services(shown) => services::list(run_dir, shown.format).await,
         Command::Explain { what: Explain::Service { service, shown } } => {

@@ -39,6 +39,14 @@ pub(crate) enum Message {
         keys: Result<SlotKeys, KeyError>,
         made_for: (u16, u16),
     },
+    /// Somebody wrote into the Secret of a slot.
+    KeysChanged,
+    /// The old keys of a slot were taken away, or why not; without whom that was done.
+    Retired {
+        slot: u16,
+        result: Result<bool, KeyError>,
+        without: Vec<String>,
+    },
     Finished {
         subject: Subject,
         done: Vec<Done>,

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
+use api::names;
 use api::report::RefusalReport;
 use api::time::{Instant, WallTime};
 use controller_core::advertisement::ServiceName;
@@ -38,6 +40,8 @@ pub(crate) struct Gauges {
     /// Name and whether it is ready.
     pub(crate) gateways: Vec<(String, bool)>,
     pub(crate) gateways_desired: Option<u16>,
+    /// Slots whose keys rotate, and for how long.
+    pub(crate) rotations: Vec<(u16, Duration)>,
     pub(crate) refused_items: Vec<(String, BTreeMap<Refusal, usize>)>,
 }
 
@@ -138,6 +142,17 @@ impl Metrics {
         gauge(&mut registry, "gateway_ready", "Whether a gateway slot is held by a ready gateway", ready);
         let desired = gauges.gateways_desired.iter().map(|count| (labels(&[]), i64::from(*count))).collect();
         gauge(&mut registry, "gateways_desired", "Gateway slots of this cluster", desired);
+
+        let rotations = gauges.rotations.iter().map(|(slot, age)| {
+            let seconds = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
+            (labels(&[("gateway", &names::slot_gateway(*slot))]), seconds)
+        });
+        gauge(
+            &mut registry,
+            "gateway_key_rotation_age_seconds",
+            "For how long a gateway has had new keys beside the old ones; absent while it has one set",
+            rotations.collect(),
+        );
 
         let synced = Family::<Labels, Gauge<f64, std::sync::atomic::AtomicU64>>::default();
         let (now, wall) = (clock::now(), clock::wall());

@@ -7,6 +7,8 @@ use api::{ClusterPeer, LocalCluster, TunnelGateway, names};
 use controller_core::orders::{Order, OrderRefused, ordered_gateway, ordered_local, ordered_peer};
 use store::Store;
 
+use crate::keys;
+
 /// The controller itself writes statuses into the same objects: who loses a race reads again. It never loses many.
 const TRIES: usize = 10;
 
@@ -25,6 +27,7 @@ pub(crate) async fn carry_out(store: &Store, order: &Order) -> Result<OrderRepor
             let missing = "there is no LocalCluster: write one that says what this cluster is".to_owned();
             write(store, (None, names::LOCAL_CLUSTER), "cluster".to_owned(), missing, ordered, state).await
         }
+        Order::Keys { slot, retire } => replace_keys(store, *slot, *retire).await,
         Order::Gateway { slot, undo } => {
             let ordered = |found: &TunnelGateway| ordered_gateway(found, *undo);
             let state = |found: &TunnelGateway| if found.is_drained() { "Draining" } else { "Active" }.to_owned();
@@ -33,6 +36,30 @@ pub(crate) async fn carry_out(store: &Store, order: &Order) -> Result<OrderRepor
             write(store, (Some(names::SYSTEM_NAMESPACE), &name), subject, missing, ordered, state).await
         }
     }
+}
+
+/// Begins to replace the keys of one gateway or of all, or ends it.
+async fn replace_keys(store: &Store, slot: Option<u16>, retire: bool) -> Result<OrderReport, String> {
+    let local = store.get::<LocalCluster>(None, names::LOCAL_CLUSTER).await.map_err(|error| error.to_string())?;
+    let slots = local.map_or(0, |local| local.spec.gateways.slots);
+    let chosen: Vec<u16> = (0..slots).filter(|held| slot.is_none_or(|slot| slot == *held)).collect();
+    if chosen.is_empty() {
+        let which = slot.map_or_else(|| "gateway".to_owned(), |slot| format!("gateway {slot}"));
+        return Err(format!("there is no {which}: 'tombolo status' names those there are"));
+    }
+    let mut changed = false;
+    for slot in &chosen {
+        changed |= match retire {
+            true => keys::retire(store, *slot, None).await,
+            false => keys::rotate(store, *slot, clock::wall()).await,
+        }
+        .map_err(|error| error.to_string())?;
+    }
+    let all: Vec<String> = chosen.iter().map(ToString::to_string).collect();
+    let gateways = if all.len() == 1 { "gateway" } else { "gateways" };
+    let (before, after) = if retire { ("Rotating", "Steady") } else { ("Steady", "Rotating") };
+    let before = if changed { before } else { after }.to_owned();
+    Ok(OrderReport { subject: format!("keys of {gateways} {}", all.join(", ")), before, after: after.into(), changed })
 }
 
 async fn write<K: store::Kind>(

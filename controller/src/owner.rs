@@ -13,6 +13,7 @@ use controller_core::conversation::ImportHeard;
 use controller_core::engine::NodeAgent;
 use controller_core::plan::{Outcome, Subject};
 use controller_core::recall::{Recall, Remembered};
+use controller_core::rotation::Rotation;
 use store::Store;
 use store::feed::{AgentSeen, Role};
 use tokio::sync::{broadcast, mpsc, watch};
@@ -21,7 +22,7 @@ use tokio::time::Instant as Deadline;
 
 use crate::connections::{ExportStart, ImportStart, Message, Next, Roster, Shared, Told};
 use crate::delays::Delays;
-use crate::keys;
+use crate::keys::{self, KeyError};
 use crate::lease::Leadership;
 use crate::state_files::{Membership, StateFiles};
 use crate::surface::{AgentState, ControllerSurface};
@@ -56,6 +57,8 @@ pub(crate) struct Owner {
     saving: JoinSet<(ClusterId, Result<()>)>,
     being_saved: BTreeSet<ClusterId>,
     keys_for: Option<(u16, u16, bool)>,
+    /// Slots whose old keys are being taken away, and those where that failed, until it is tried again.
+    retiring: BTreeMap<u16, Option<Deadline>>,
     keys_retry: Option<Deadline>,
     led: bool,
     delays: Delays,
@@ -91,6 +94,7 @@ impl Owner {
             saving: JoinSet::new(),
             being_saved: BTreeSet::new(),
             keys_for: None,
+            retiring: BTreeMap::new(),
             keys_retry: None,
             led: false,
             delays: Delays::default(),
@@ -150,6 +154,8 @@ impl Owner {
                     self.keys_retry = Some(Deadline::now() + KEYS_RETRY);
                 }
             },
+            Message::KeysChanged => self.keys_for = None,
+            Message::Retired { slot, result, without } => self.retired(slot, result, &without),
             Message::Finished { subject, done, seconds } => {
                 self.surface.worked(subject.kind(), seconds);
                 let (mut outcomes, mut failed): (Vec<Outcome>, bool) = (Vec::new(), false);
@@ -309,6 +315,9 @@ impl Owner {
             self.engine.mark_all();
         }
         self.led = leads;
+        if leads {
+            self.retire_keys();
+        }
         self.surface.refresh(&self.engine, &self.shared, &self.agents, leads);
     }
 
@@ -371,6 +380,43 @@ impl Owner {
             }
             let _ = inbox.send(Message::Keys { keys, made_for: (slots, lanes) });
         });
+    }
+
+    /// Takes away the keys that nobody needs any more, or that were kept long enough.
+    fn retire_keys(&mut self) {
+        self.retiring.retain(|_, retry| retry.is_none_or(|retry| retry > Deadline::now()));
+        for rotation in self.engine.rotations(clock::wall()).into_iter().filter(Rotation::is_over) {
+            let slot = rotation.slot;
+            if self.retiring.contains_key(&slot) {
+                continue;
+            }
+            self.retiring.insert(slot, None);
+            let (store, inbox) = (self.store.clone(), self.shared.inbox.clone());
+            self.shared.tasks.spawn(async move {
+                let result = keys::retire(&store, slot, Some(&rotation.next_keys)).await;
+                let without = rotation.waiting_for.unwrap_or_default();
+                let _ = inbox.send(Message::Retired { slot, result, without });
+            });
+        }
+    }
+
+    fn retired(&mut self, slot: u16, result: Result<bool, KeyError>, without: &[String]) {
+        // Until it shows in what is read of the store, it is not tried again.
+        self.retiring.insert(slot, Some(Deadline::now() + KEYS_RETRY));
+        self.keys_for = None;
+        match result {
+            Ok(true) => {
+                let reason = if without.is_empty() {
+                    String::new()
+                } else {
+                    format!("kept long enough; still needed by {}", without.join(", "))
+                };
+                tracing::info!(slot, reason, "the gateway has new keys alone");
+                self.surface.event(format!("keys of gateway {slot}"), "Rotating", "Steady", &reason);
+            }
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, slot, "the gateway's old keys cannot be taken away; trying again"),
+        }
     }
 
     /// Signs our record when it says something new. On disk before anybody hears of it: a generation is used once.

@@ -10,12 +10,13 @@ use api::cluster_peer::PeerState;
 use api::conditions::{ConditionType, ServiceReason};
 use api::member_record::SignedRecord;
 use api::names;
-use api::report::{AgentReport, ControllerReport, PeerSync, RefusalReport};
+use api::report::{AgentReport, ControllerReport, PeerSync, RefusalReport, RotationReport};
 use api::surface::{Readiness, Surface};
 use api::time::{Instant, WallTime};
 use controller_core::Engine;
 use controller_core::advertisement::ServiceName;
 use controller_core::orders::Order;
+use controller_core::rotation::{LONGEST, Rotation};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::Value;
 use store::Store;
@@ -215,8 +216,19 @@ fn report(engine: &Engine, leads: bool) -> ControllerReport {
         imports: engine.imports().len(),
         unchecked: unchecked(engine),
         unserved: engine.unserved().iter().take(MAX_UNSERVED).map(ToString::to_string).collect(),
+        rotations: engine.rotations(wall).into_iter().map(rotation).collect(),
         peers: peers.collect(),
         ..ControllerReport::default()
+    }
+}
+
+fn rotation(rotation: Rotation) -> RotationReport {
+    RotationReport {
+        slot: rotation.slot,
+        age: rotation.age.as_secs_f64(),
+        ends_in: LONGEST.saturating_sub(rotation.age).as_secs_f64(),
+        told: rotation.waiting_for.is_some(),
+        waiting_for: rotation.waiting_for.unwrap_or_default(),
     }
 }
 
@@ -266,6 +278,7 @@ fn gauges(engine: &Engine, leads: bool) -> Gauges {
         unserved: engine.unserved().iter().take(MAX_UNSERVED).cloned().collect(),
         peers: peers.collect(),
         gateways: gateways.collect(),
+        rotations: engine.rotations(clock::wall()).iter().map(|rotation| (rotation.slot, rotation.age)).collect(),
         gateways_desired: engine.local_cluster().map(|local| local.spec.gateways.slots),
         refused_items: refusals.collect(),
     }

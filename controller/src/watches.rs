@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use api::kubernetes::{EndpointSlice, Namespace, Node, Service};
+use api::kubernetes::{EndpointSlice, Namespace, Node, Secret, Service};
+use api::names;
 use api::time::{Instant, WallTime};
 use api::{
     ClusterMember, ClusterPeer, ClusterRoutingPolicy, LocalCluster, RoutingPolicy, ServiceExport, ServiceImport,
@@ -46,10 +47,34 @@ fn follow<K: Kind>(
     });
 }
 
+/// Says that the keys of a slot may be others than they were.
+fn follow_keys(tasks: &mut JoinSet<()>, store: &Store, shared: &Arc<Shared>) {
+    let (mut watch, inbox, stop) = (store.watch::<Secret>(), shared.inbox.clone(), shared.stop.clone());
+    tasks.spawn(async move {
+        loop {
+            let event = tokio::select! {
+                event = watch.next() => event,
+                () = stop.cancelled() => None,
+            };
+            let concerns = match event {
+                None => return,
+                Some(Event::Reset(_)) => true,
+                Some(Event::Applied(secret) | Event::Deleted(secret)) => {
+                    secret.metadata.name.is_some_and(|name| name.starts_with(names::SLOT_SECRETS))
+                }
+            };
+            if concerns && inbox.send(Message::KeysChanged).is_err() {
+                return;
+            }
+        }
+    });
+}
+
 /// Starts to follow. The tasks end with the controller, or when the store is gone.
 pub(crate) fn follow_all(store: &Store, shared: &Arc<Shared>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     let t = &mut tasks;
+    follow_keys(t, store, shared);
     follow::<LocalCluster>(t, store, shared, |engine, step, now, wall| engine.observe_local_cluster(step, now, wall));
     follow::<ClusterPeer>(t, store, shared, |engine, step, now, wall| engine.observe_peers(step, now, wall));
     follow::<ClusterMember>(t, store, shared, |engine, step, _, _| engine.observe_members(step));

@@ -5,8 +5,11 @@ mod clusters;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use api::keys::TunnelKey;
 use api::kubernetes::{Node, Secret};
-use api::names;
+use api::member_record::SignedRecord;
+use api::tunnel_gateway::KeyRotation;
+use api::{LocalCluster, TunnelGateway, names};
 use clusters::{Cluster, Splice, eventually};
 use store::feed::{self, Role};
 
@@ -94,4 +97,62 @@ async fn a_node_agent_gets_its_node_object_and_its_key_and_the_slots_theirs() {
     assert_eq!(amber.until(Some(names::SYSTEM_NAMESPACE), &names::slot_secret(0), slot).await, 32);
     let events = amber.surface().answer("events?since=3600").unwrap();
     assert!(events.as_array().unwrap().iter().any(|event| event["subject"] == "agent Node worker"), "{events}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rotation_goes_on_after_a_restart_and_ends_when_the_gateway_says_that_nobody_needs_the_old_keys() {
+    let mut amber = Cluster::start("amber", 1).await;
+    let system = Some(names::SYSTEM_NAMESPACE);
+    let lane = |local: Option<LocalCluster>| {
+        let status = local?.status?;
+        let record = SignedRecord::from_base64(&status.record).ok()?.verify(&[status.identity_key?]).ok()?;
+        let lane = record.slots.first()?.lanes.first()?.clone();
+        Some((lane.key, lane.next_key))
+    };
+    let (first, none) = amber.until(None, names::LOCAL_CLUSTER, lane).await;
+    assert_eq!(none, None);
+    let order = |amber: &Cluster, text: &str| {
+        let report = tokio::task::block_in_place(|| amber.surface().order(text)).expect("an order");
+        report.map(|report| report["changed"] == true)
+    };
+    assert!(order(&amber, "keys?slot=7&retire=false").is_err(), "there is no such gateway");
+    assert_eq!(order(&amber, "keys?slot=0&retire=false"), Ok(true));
+    assert_eq!(order(&amber, "keys?retire=false"), Ok(false), "one is under way");
+    amber.stop().await;
+    amber.resume().await;
+    let announced = |local| lane(local).and_then(|(key, next)| Some((key, next?)));
+    let (current, second) = amber.until(None, names::LOCAL_CLUSTER, announced).await;
+    assert_eq!(current, first);
+
+    let says = async |next_key: TunnelKey, waiting_for: &[&str]| {
+        let name = names::slot_gateway(0);
+        let mut gateway = amber.until(system, &name, |gateway: Option<TunnelGateway>| gateway).await;
+        gateway.status.get_or_insert_default().rotation = Some(KeyRotation {
+            next_keys: vec![next_key],
+            waiting_for: waiting_for.iter().map(ToString::to_string).collect(),
+        });
+        amber.store().update_status(&gateway).await.unwrap();
+    };
+    says(second, &["cedar"]).await;
+    let told = || async {
+        let rotations = amber.surface().answer("status")?["rotations"].clone();
+        (rotations[0]["waitingFor"] == serde_json::json!(["cedar"])).then_some(())
+    };
+    eventually("cedar is waited for", told, || amber.surface().answer("status").unwrap_or_default()).await;
+    says(second, &[]).await;
+    let replaced = |local| lane(local).filter(|(_, next)| next.is_none()).map(|(key, _)| key);
+    assert_eq!(amber.until(None, names::LOCAL_CLUSTER, replaced).await, second);
+    let secret = amber.until(system, &names::slot_secret(0), |secret: Option<Secret>| secret).await;
+    assert_eq!(secret.data.unwrap().len(), 1, "the old key is kept nowhere");
+    let ended = || async {
+        let events = amber.surface().answer("events?since=3600")?;
+        let is_end = |event: &serde_json::Value| event["subject"] == "keys of gateway 0" && event["after"] == "Steady";
+        events.as_array()?.iter().any(is_end).then_some(())
+    };
+    eventually("the end among the events", ended, || amber.surface().answer("events?since=3600").unwrap()).await;
+    assert_eq!(order(&amber, "keys?retire=true"), Ok(false), "none is under way");
+    assert_eq!(order(&amber, "keys?slot=0&retire=false"), Ok(true));
+    assert_eq!(order(&amber, "keys?slot=0&retire=true"), Ok(true), "without waiting for anybody");
+    let third = amber.until(None, names::LOCAL_CLUSTER, |local| replaced(local).filter(|key| *key != second)).await;
+    assert!(third != first);
 }

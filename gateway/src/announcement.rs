@@ -7,19 +7,21 @@ use std::time::Duration;
 use api::ClusterId;
 use api::conditions::{ConditionType, Reason};
 use api::kubernetes::{Condition, Time};
-use api::tunnel_gateway::{LaneStatus, MOST_PATHS, PeerPath, TunnelGatewayStatus};
+use api::tunnel_gateway::{KeyRotation, LaneStatus, MOST_PATHS, PeerPath, TunnelGatewayStatus};
 
 use crate::Config;
 use crate::control::Snapshot;
 use crate::engine::Engine;
 
-/// `clock_behind` is by how much the wall clock went back; `before` is the status as it stands.
+/// `clock_behind` is by how much the wall clock went back; `before` is the status as it stands. `rotation` is told when
+/// it is known.
 pub(crate) fn announcement(
     config: &Config,
     engine: &Engine,
     reason: Reason,
     clock_behind: Option<Duration>,
     before: Option<&TunnelGatewayStatus>,
+    rotation: Option<KeyRotation>,
 ) -> TunnelGatewayStatus {
     let addresses: Vec<String> = node_addresses(config).iter().map(ToString::to_string).collect();
     let external = &config.external_addresses;
@@ -41,8 +43,9 @@ pub(crate) fn announcement(
         observed_generation: None,
         last_transition_time: known.map_or_else(|| Time(now_in_seconds()), |known| known.last_transition_time.clone()),
     };
-    let lanes = engine.lanes().iter().map(|lane| LaneStatus {
-        public_key: lane.view().sessions.public_key(),
+    let snapshot = engine.control().snapshot();
+    let lanes = engine.lanes().iter().zip(&snapshot.topology.ours.lanes).map(|(lane, keys)| LaneStatus {
+        public_key: keys.key,
         port: lane.sockets.port(),
         device: lane.tun.name().to_owned(),
     });
@@ -51,7 +54,8 @@ pub(crate) fn announcement(
         endpoints: if external.is_empty() { addresses.clone() } else { external.clone() },
         node_addresses: addresses,
         lanes: lanes.collect(),
-        paths: paths(&engine.control().snapshot(), before),
+        paths: paths(&snapshot, before),
+        rotation,
         conditions: vec![condition],
     }
 }

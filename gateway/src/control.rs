@@ -3,7 +3,7 @@
 //! Everything it learns comes by one bounded channel of [`Order`]s, and everything it knows is read from one
 //! [`Snapshot`], so nobody waits for it and it waits for nobody.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -25,7 +25,7 @@ use crate::journal::EventJournal;
 use crate::lane::{Lane, View};
 use crate::lane_sessions::LaneSessions;
 use crate::metrics::{PeerLabels, RoundTrips};
-use crate::session::Traffic;
+use crate::session::{LaneKeys, Traffic};
 use crate::udp::{BATCH, Sender};
 
 /// Orders that may wait. Notices come ten times a second from each link, and fifty times from a busy one: this is a
@@ -38,8 +38,8 @@ const LIMIT_PERIOD: Duration = Duration::from_secs(1);
 /// What the control thread is told.
 pub(crate) enum Order {
     Notice(Notice),
-    /// The whole wanted topology.
-    Topology(Box<Topology>),
+    /// The whole wanted topology, and the keys of each lane that it names.
+    Topology(Box<Topology>, Vec<LaneKeys>),
     /// Say in every probe and health report that this gateway is to be spared, or is not any more.
     Drain(bool),
     Stop,
@@ -55,6 +55,8 @@ pub(crate) struct Snapshot {
     /// What peers' records claim and do not get, in words.
     pub(crate) refused_claims: Vec<String>,
     pub(crate) drain_is_acknowledged: bool,
+    /// While our keys rotate: who still needs the old ones.
+    pub(crate) waiting_for: Option<BTreeSet<ClusterId>>,
 }
 
 #[derive(Clone, Debug)]
@@ -212,10 +214,10 @@ impl ControlThread {
         let now = clock::now();
         match order {
             Order::Notice(notice) => self.paths.notice(notice, &self.sessions, out, now),
-            Order::Topology(topology) => {
+            Order::Topology(topology, keys) => {
                 let Reconfigured { added, removed, refused } = self.paths.reconfigure(*topology, now);
-                for sessions in &mut self.sessions {
-                    *sessions = sessions.changed(&removed, &added);
+                for (sessions, keys) in self.sessions.iter_mut().zip(&keys) {
+                    *sessions = sessions.with_keys(keys).changed(&removed, &added);
                 }
                 for claim in refused.iter().filter(|claim| !self.refused_claims.contains(claim)) {
                     tracing::warn!(%claim, "part of a peer's record is refused");
@@ -302,6 +304,7 @@ fn snapshot_of(paths: &Paths, sessions: &[LaneSessions], refused: &[RefusedClaim
         report: paths.health_report(now),
         refused_claims: refused.iter().map(ToString::to_string).collect(),
         drain_is_acknowledged: paths.drain_is_acknowledged(),
+        waiting_for: paths.waiting_for(),
     }
 }
 

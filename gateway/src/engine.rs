@@ -15,7 +15,7 @@ use crate::control::{self, Control, ControlThread, Order};
 use crate::journal::EventJournal;
 use crate::lane::{Lane, Threads};
 use crate::lane_sessions::{BlockedKeys, LaneSessions};
-use crate::session::LaneKey;
+use crate::session::LaneKeys;
 use crate::tun::Tun;
 use crate::udp::Sockets;
 
@@ -29,8 +29,7 @@ pub(crate) struct Plan {
     pub(crate) mtu: u16,
     pub(crate) slot: u16,
     pub(crate) control_address: Ipv6Addr,
-    /// One a lane.
-    pub(crate) keys: Vec<LaneKey>,
+    pub(crate) lanes: u8,
 }
 
 pub(crate) struct Engine {
@@ -45,15 +44,15 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) async fn start(plan: Plan, roster: &Roster, journal: EventJournal) -> Result<Self> {
-        let keys = plan.keys.iter().zip(0u8..);
+    /// `keys` are those of each lane.
+    pub(crate) async fn start(plan: Plan, keys: &[LaneKeys], roster: &Roster, journal: EventJournal) -> Result<Self> {
         let blocked = BlockedKeys::new(ArcSwap::from_pointee(roster.blocked_keys.clone()));
-        let lane = |(key, number): (&LaneKey, u8)| LaneSessions::new(LaneNumber(number), key.clone(), blocked.clone());
-        let sessions = keys.map(lane).collect();
+        let lane = |(keys, number)| LaneSessions::new(LaneNumber(number), keys, blocked.clone());
+        let sessions = keys.iter().zip(0..plan.lanes).map(lane).collect();
         let incarnation = getrandom::u64().context("the system gives no random numbers")?;
         let (control_thread, control) = ControlThread::new(roster.topology.clone(), sessions, incarnation, journal);
         let mut lanes = Vec::new();
-        for number in 0..u8::try_from(plan.keys.len()).context("too many lanes")? {
+        for number in 0..plan.lanes {
             let tun = Tun::open(&format!("{}{number}", plan.device_prefix), plan.mtu).await?;
             let port = plan.port.checked_add(u16::from(number)).context("the last lane's port is beyond 65535")?;
             let sockets = Sockets::open(port)?;
@@ -89,11 +88,11 @@ impl Engine {
         &self.control
     }
 
-    /// Takes a new roster. Links that stay are not disturbed.
-    pub(crate) async fn configure(&mut self, roster: &Roster) {
+    /// Takes a new roster, and the keys of each lane that it was made with. Links that stay are not disturbed.
+    pub(crate) async fn configure(&mut self, roster: &Roster, keys: &[LaneKeys]) {
         // Before its sessions end: from then on it knocks.
         self.blocked.store(Arc::new(roster.blocked_keys.clone()));
-        self.control.order(Order::Topology(Box::new(roster.topology.clone())));
+        self.control.order(Order::Topology(Box::new(roster.topology.clone()), keys.to_vec()));
         self.route(&roster.control_prefixes).await;
     }
 

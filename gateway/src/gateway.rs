@@ -1,5 +1,6 @@
 //! [`Gateway`]: the task that holds the slot, keeps the engine as the objects want it, and reports.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use anyhow::{Context, Result};
 use api::conditions::Reason;
 use api::keys::control_address;
 use api::time::Instant;
-use api::tunnel_gateway::TunnelGatewayStatus;
+use api::tunnel_gateway::{KeyRotation, TunnelGatewayStatus};
 use api::{TunnelGateway, names};
 use gateway_core::roster::{Roster, own_control_prefix};
 use store::Store;
@@ -21,6 +22,7 @@ use crate::health::Health;
 use crate::journal::EventJournal;
 use crate::objects::{Objects, Watches};
 use crate::relay::Relay;
+use crate::session::LaneKeys;
 use crate::slot::{Choice, RENEW_EVERY};
 use crate::slot_file::SlotFile;
 use crate::surface::{Running, Shared};
@@ -36,6 +38,10 @@ const DRAIN_LOOK: Duration = Duration::from_millis(10);
 
 /// How long the store may take for a write: an API server under load answers within this.
 const WRITE_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long the old keys must have been of no use to anybody before that is told: what was sent under them is still
+/// under way, and a peer whose gateways come back one after the other should have them all back.
+const UNNEEDED_FOR: Duration = Duration::from_secs(2);
 
 /// How long to wait before trying again what the system or the store refused.
 const RETRY: Duration = Duration::from_secs(1);
@@ -58,6 +64,10 @@ pub(crate) struct Gateway {
     health_thread: Option<std::thread::JoinHandle<()>>,
     roster: Option<Roster>,
     reported: Option<TunnelGatewayStatus>,
+    /// Whether the keys rotated when it was last looked.
+    rotating: bool,
+    /// Since when nobody needs the old keys.
+    unneeded_since: Option<Instant>,
     retry_at: Option<Instant>,
 }
 
@@ -84,6 +94,8 @@ impl Gateway {
             roster: None,
             drained: false,
             reported: None,
+            rotating: false,
+            unneeded_since: None,
             retry_at: None,
             wall_clock,
             config,
@@ -125,6 +137,7 @@ impl Gateway {
                     if self.retry_at.is_some_and(|at| at <= clock::now()) {
                         self.reconcile().await;
                     }
+                    self.follow_rotation().await;
                 }
             }
         }
@@ -167,7 +180,8 @@ impl Gateway {
         let Some(control) = control else {
             return Ok(Some("this cluster's identity from the controller".to_owned()));
         };
-        let roster = Roster::new(&local, slot, u8::try_from(lanes)?, control, &self.objects.peers);
+        let public = keys.iter().map(LaneKeys::public).collect();
+        let roster = Roster::new(&local, slot, public, control, &self.objects.peers);
         for problem in &roster.problems {
             if self.roster.as_ref().is_none_or(|before| !before.problems.contains(problem)) {
                 tracing::warn!(problem, "a peer is not used as configured");
@@ -179,9 +193,9 @@ impl Gateway {
             mtu: local.spec.gateways.mtu,
             slot,
             control_address: control,
-            keys,
+            lanes: u8::try_from(lanes)?,
         };
-        self.keep_engine(plan, &roster).await?;
+        self.keep_engine(plan, &keys, &roster).await?;
         let ordered = self.objects.gateways.get(&names::slot_gateway(slot)).is_some_and(TunnelGateway::is_drained);
         if let Some((engine, _)) = self.running.as_ref().filter(|_| self.drained != ordered) {
             tracing::info!(draining = ordered, "the operator ordered whether this gateway is used");
@@ -193,19 +207,41 @@ impl Gateway {
         Ok(None)
     }
 
-    async fn keep_engine(&mut self, plan: Plan, roster: &Roster) -> Result<()> {
+    /// Says how far a change of keys has come.
+    async fn follow_rotation(&mut self) {
+        let Some((engine, _)) = &self.running else { return };
+        let waiting = engine.control().snapshot().waiting_for.clone();
+        let unneeded = waiting.as_ref().is_some_and(BTreeSet::is_empty);
+        self.unneeded_since = unneeded.then(|| self.unneeded_since.unwrap_or_else(clock::now));
+        if std::mem::replace(&mut self.rotating, waiting.is_some()) || waiting.is_some() {
+            self.report(if self.drained { Reason::Draining } else { Reason::Ready }).await;
+        }
+    }
+
+    /// `None` while keys do not rotate, and while it is not known yet whether somebody needs the old ones.
+    fn rotation(&self, engine: &Engine) -> Option<KeyRotation> {
+        let snapshot = engine.control().snapshot();
+        let waiting_for = snapshot.waiting_for.as_ref()?;
+        let unneeded = || self.unneeded_since.is_some_and(|since| clock::now().since(since) >= UNNEEDED_FOR);
+        (!waiting_for.is_empty() || unneeded()).then(|| KeyRotation {
+            next_keys: snapshot.topology.ours.lanes.iter().filter_map(|lane| lane.next_key).collect(),
+            waiting_for: waiting_for.iter().map(ToString::to_string).collect(),
+        })
+    }
+
+    async fn keep_engine(&mut self, plan: Plan, keys: &[LaneKeys], roster: &Roster) -> Result<()> {
         if self.running.as_ref().is_some_and(|(engine, _)| *engine.plan() != plan) {
             tracing::info!("the lanes' settings changed: they start anew");
             self.stop_engine().await?;
         }
         if let Some((engine, relay)) = &mut self.running {
             if self.roster.as_ref() != Some(roster) {
-                engine.configure(roster).await;
+                engine.configure(roster, keys).await;
                 relay.configure(roster);
             }
             return Ok(());
         }
-        let engine = Engine::start(plan, roster, self.journal.clone()).await?;
+        let engine = Engine::start(plan, keys, roster, self.journal.clone()).await?;
         let relay = match self.surround(&engine, roster) {
             Ok(relay) => relay,
             Err(error) => {
@@ -308,7 +344,8 @@ impl Gateway {
         let Some((engine, _)) = &self.running else { return };
         let Some(object) = self.objects.gateways.get(&names::slot_gateway(engine.plan().slot)) else { return };
         let behind = self.shared.clock_went_back();
-        let wanted = announcement(&self.config, engine, reason, behind, object.status.as_ref());
+        let rotation = self.rotation(engine);
+        let wanted = announcement(&self.config, engine, reason, behind, object.status.as_ref(), rotation);
         if object.status.as_ref() == Some(&wanted) {
             return;
         }

@@ -11,7 +11,7 @@ use gateway_core::ExportChange;
 use gateway_core::export_index::{ExportIndex, key_of};
 use store::{Event, Store, Watch};
 
-use crate::session::LaneKey;
+use crate::session::{LaneKey, LaneKeys};
 use crate::slot::Leases;
 
 /// The watches, one for each kind.
@@ -99,11 +99,15 @@ fn follow<K: Kind>(known: &mut BTreeMap<String, K>, event: Event<K>, concerns: i
 
 impl Objects {
     /// The lanes' keys of a slot; `None` before the controller has made all of them.
-    pub(crate) fn lane_keys(&self, slot: u16, lanes: u16) -> Option<Vec<LaneKey>> {
+    pub(crate) fn lane_keys(&self, slot: u16, lanes: u16) -> Option<Vec<LaneKeys>> {
         let secret = self.secrets.get(&names::slot_secret(slot))?;
         let data = secret.data.as_ref()?;
-        let key = |lane| <[u8; 32]>::try_from(data.get(&format!("lane-{lane}"))?.0.as_slice()).ok().map(LaneKey::new);
-        (0..lanes).map(key).collect()
+        let key = |entry: String| <[u8; 32]>::try_from(data.get(&entry)?.0.as_slice()).ok().map(LaneKey::new);
+        let keys = |lane| {
+            let current = key(names::lane_key(lane))?;
+            Some(LaneKeys { next: key(names::next_lane_key(lane)).filter(|next| *next != current), current })
+        };
+        (0..lanes).map(keys).collect()
     }
 
     /// The keys behind the probes of nodes and DNS servers. What cannot be read is left out.

@@ -24,7 +24,7 @@ use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
 use gateway_core::datagram::Message;
 use gateway_core::session::{HANDSHAKE_ROOM, SEALED_OVERHEAD};
-use gateway_core::{Arena, Link, OpenBatch, Opened, Refusal, SealBatch, Sealed, Session, Verdict};
+use gateway_core::{Arena, Link, OpenBatch, Opened, OurLane, Refusal, SealBatch, Sealed, Session, Verdict};
 
 use crate::agreement::{Agreement, index_at};
 
@@ -45,6 +45,23 @@ impl LaneKey {
 
     pub(crate) fn public(&self) -> TunnelKey {
         TunnelKey(self.public.to_bytes())
+    }
+}
+
+/// The keys of one lane: while they rotate, it answers to both.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct LaneKeys {
+    pub(crate) current: LaneKey,
+    pub(crate) next: Option<LaneKey>,
+}
+
+impl LaneKeys {
+    pub(crate) fn public(&self) -> OurLane {
+        OurLane { key: self.current.public(), next_key: self.next.as_ref().map(LaneKey::public) }
+    }
+
+    pub(crate) fn all(&self) -> impl Iterator<Item = &LaneKey> {
+        std::iter::once(&self.current).chain(&self.next)
     }
 }
 

@@ -15,21 +15,27 @@ fn key(seed: u8) -> LaneKey {
     LaneKey::new([seed; 32])
 }
 
-fn link(number: u32, peer: &LaneKey) -> Link {
+fn keys(current: u8, next: Option<u8>) -> LaneKeys {
+    LaneKeys { current: key(current), next: next.map(key) }
+}
+
+fn link(number: u32, own: &LaneKey, peer: &LaneKey) -> Link {
     Link {
         id: LinkId::new(number).unwrap(),
         lane: LaneNumber(0),
         cluster: api::ClusterId::new("birch").unwrap(),
         slot: 0,
         remote_lane: LaneNumber(0),
+        own_key: own.public(),
         public_key: peer.public(),
         preshared_key: None,
     }
 }
 
 fn side(own: u8, peer: u8, number: u32, limit: u64) -> Side {
-    let link = link(number, &key(peer));
-    let sessions = LaneSessions::with_limit(LaneNumber(0), key(own), limit).changed(&[], std::slice::from_ref(&link));
+    let link = link(number, &key(own), &key(peer));
+    let sessions =
+        LaneSessions::with_limit(LaneNumber(0), &keys(own, None), limit).changed(&[], std::slice::from_ref(&link));
     Side { sessions, address: SocketAddr::from(([192, 0, 2, own], 51_820)), link: link.id }
 }
 
@@ -249,7 +255,7 @@ fn handshakes_that_cross_each_other_leave_a_working_session() {
 fn a_change_of_peers_leaves_other_sessions_undisturbed() {
     let (one, other) = pair();
     shake_hands(&one, &other);
-    let newcomer = link(8, &key(5));
+    let newcomer = link(8, &key(1), &key(5));
     let changed = one.sessions.changed(&[], std::slice::from_ref(&newcomer));
     assert!(changed.session(one.link).unwrap().is_established(NOW));
     assert!(changed.session(newcomer.id).is_some() && one.sessions.session(newcomer.id).is_none());
@@ -264,6 +270,35 @@ fn a_change_of_peers_leaves_other_sessions_undisturbed() {
     gone.blocked.store(Arc::new([key(2).public().0].into()));
     let result = gone.handshake(initiation.bytes(0), other.address, &mut arena(), NOW);
     assert_eq!(result, Err(Refusal::BlockedPeer));
+}
+
+#[test]
+fn while_keys_rotate_handshakes_for_both_are_answered_and_then_for_the_new_one_alone() {
+    let (mut one, old) = pair();
+    shake_hands(&one, &old);
+    // The other end has learned the next key of this one, and makes a second link of it.
+    let (to_old, to_new) = (link(7, &key(2), &key(1)), link(8, &key(2), &key(9)));
+    let new = Side {
+        sessions: LaneSessions::with_limit(LaneNumber(0), &keys(2, None), 100).changed(&[], &[to_old, to_new.clone()]),
+        address: old.address,
+        link: to_new.id,
+    };
+    let next = link(4, &key(9), &key(2));
+    one.sessions = one.sessions.with_keys(&keys(1, Some(9))).changed(&[], std::slice::from_ref(&next));
+    assert!(one.session().is_established(NOW), "what was agreed on stays");
+    let mut initiation = arena();
+    new.session().initiate(one.address, &mut initiation, NOW);
+    let (response, results) = one.answer(&initiation, new.address);
+    assert_eq!(results, [Ok(Some(next.id))]);
+    assert_eq!(new.answer(&response, one.address).1, [Ok(Some(new.link))]);
+    // The old key is left.
+    one.sessions = one.sessions.with_keys(&keys(9, None)).changed(&[one.link], &[]);
+    let mut initiation = arena();
+    old.session().initiate(one.address, &mut initiation, NOW);
+    assert_eq!(one.answer(&initiation, old.address).1, [Err(Refusal::UnknownPeer)]);
+    one.link = next.id;
+    let sealed = new.seal(&[&packet()], one.address);
+    assert_eq!(one.open(&[sealed.bytes(0)], new.address).0, [packet()], "the new one stays as it was");
 }
 
 #[test]

@@ -102,11 +102,11 @@ impl Shared {
             return GatewayReport { node: self.node_name.clone(), feed, ..GatewayReport::default() };
         };
         let snapshot = running.control.snapshot();
-        let lanes = running.lanes.iter().map(|lane| LaneReport {
+        let lanes = running.lanes.iter().zip(&snapshot.topology.ours.lanes).map(|(lane, keys)| LaneReport {
             lane: u16::from(lane.number().0),
             device: lane.tun.name().to_owned(),
             port: lane.sockets.port(),
-            public_key: lane.view().sessions.public_key().to_string(),
+            public_key: keys.key.to_string(),
         });
         GatewayReport {
             node: self.node_name.clone(),

@@ -180,7 +180,7 @@ impl Controller {
             RoutingPolicy => observe_policies;
             ClusterRoutingPolicy => observe_cluster_policies;
         );
-        let keys = (0..self.slots).map(|slot| (slot, vec![public_key(site::secret(self.cluster, slot))]));
+        let keys = (0..self.slots).map(|slot| (slot, vec![public_key(site::secret(self.cluster, slot))].into()));
         engine.set_slot_keys(keys.collect());
         engine.mark_all();
     }

@@ -19,7 +19,7 @@ use gateway_core::{
 use crate::follower::Follower;
 use crate::object::{Held, Object};
 use crate::objects::Change;
-use crate::pretend::PretendLane;
+use crate::pretend::{PretendLane, public_key};
 
 const BYTES: usize = 1 << 16;
 const BATCH: usize = 64;
@@ -166,7 +166,7 @@ impl Gateway {
         let Some(control) = own_control_prefix(local).and_then(|prefix| control_address(&prefix, self.slot)) else {
             return;
         };
-        let roster = Roster::new(local, self.slot, 1, control, &self.peers);
+        let roster = Roster::new(local, self.slot, vec![public_key(self.secret).into()], control, &self.peers);
         let open = local.spec.pod_reachability == PodReachability::Open;
         match &mut self.core {
             Some(core) if core.control == control => core.reconfigure(roster, now),
@@ -194,7 +194,7 @@ impl Core {
             control,
             inbound: Inbound::new(LANE, BATCH),
             outbound: Outbound::new(LANE, BATCH),
-            sessions: vec![PretendLane::new(LANE, secret)],
+            sessions: vec![PretendLane::new(LANE, &[secret])],
             datagrams: Arena::new(BYTES, BATCH),
             opened: Arena::new(BYTES, BATCH),
             outgoing: Arena::new(BYTES, BATCH),

@@ -345,6 +345,7 @@ impl World {
                 device: gateway.device(),
             }],
             paths: Vec::new(),
+            rotation: None,
             conditions: Vec::new(),
         };
         if known.status.as_ref() != Some(&status) {

@@ -19,6 +19,7 @@
 //! | the difference between what should be and what is | [`engine`], [`service_plan`], [`host_plan`], [`plan`] |
 //! | which replica writes | [`lease`] |
 //! | who is a member, and whose record is newer | [`membership`] |
+//! | when the old keys of a gateway may go | [`rotation`] |
 //! | what the operator orders for the moment | [`orders`] |
 //! | conditions, and those of routing policies | [`condition`], [`policy`] |
 //!
@@ -50,6 +51,7 @@ pub mod plan;
 pub mod policy;
 pub mod recall;
 pub mod remote;
+pub mod rotation;
 pub mod service_plan;
 pub mod slices;
 #[cfg(test)]

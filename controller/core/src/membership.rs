@@ -9,6 +9,7 @@ use api::conditions::Reason;
 use api::keys::{IdentityKey, TunnelKey};
 use api::local_cluster::LocalState;
 use api::member_record::{LaneRecord, MemberRecord, MemberState, RecordError, SignedRecord, SlotRecord};
+use api::time::WallTime;
 use api::{ClusterId, ClusterPeer, LocalCluster, TunnelGateway};
 
 use crate::message::VERSIONS;
@@ -16,8 +17,30 @@ use crate::message::VERSIONS;
 /// The most addresses of one slot in a record; as many as a LocalCluster may name.
 const MAX_ENDPOINTS: usize = 8;
 
-/// The public keys of each slot's lanes, in order.
-pub type SlotKeys = BTreeMap<u16, Vec<TunnelKey>>;
+/// The public keys of every slot.
+pub type SlotKeys = BTreeMap<u16, KeysOfSlot>;
+
+/// The public keys of one slot's lanes, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeysOfSlot {
+    pub lanes: Vec<LaneKeys>,
+    /// While they rotate: since when.
+    pub rotating_since: Option<WallTime>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaneKeys {
+    pub key: TunnelKey,
+    /// While they rotate: the one that comes after.
+    pub next_key: Option<TunnelKey>,
+}
+
+impl From<Vec<TunnelKey>> for KeysOfSlot {
+    fn from(keys: Vec<TunnelKey>) -> Self {
+        let lanes = keys.into_iter().map(|key| LaneKeys { key, next_key: None }).collect();
+        Self { lanes, rotating_since: None }
+    }
+}
 
 /// What our record should say, all but its generation.
 pub fn own_record<'a>(
@@ -36,7 +59,7 @@ pub fn own_record<'a>(
     let slots = keys
         .iter()
         .filter(|(slot, _)| **slot < local.gateways.slots)
-        .map(|(slot, lanes)| {
+        .map(|(slot, keys)| {
             let named = if *slot == 0 { local.gateways.external_addresses.as_slice() } else { &[] };
             let found = statuses.get(slot).and_then(|gateway| gateway.status.as_ref()).map(|status| &status.endpoints);
             let mut endpoints: Vec<String> = Vec::new();
@@ -46,10 +69,10 @@ pub fn own_record<'a>(
                 }
             }
             let lanes = (0..local.gateways.lanes)
-                .zip(lanes)
-                .map(|(lane, key)| LaneRecord {
-                    key: *key,
-                    next_key: None,
+                .zip(&keys.lanes)
+                .map(|(lane, keys)| LaneRecord {
+                    key: keys.key,
+                    next_key: keys.next_key,
                     port: local.gateways.port.saturating_add(lane),
                 })
                 .collect();

@@ -22,6 +22,12 @@ pub enum Order {
     Local {
         undo: bool,
     },
+    /// The gateways' keys are changed: `keys?slot=0&retire=false`; without a slot those of all gateways.
+    Keys {
+        slot: Option<u16>,
+        /// Takes the old ones away at once, whoever still needs them.
+        retire: bool,
+    },
     /// A gateway of this cluster gives its traffic to the others: `gateway-state?slot=0&undo=false`.
     Gateway {
         slot: u16,
@@ -51,6 +57,10 @@ impl Order {
                 Some(Self::Peer { peer: ClusterId::new(parameters.get("peer")?).ok()?, state, undo })
             }
             "local-state" => Some(Self::Local { undo }),
+            "keys" => {
+                let slot = parameters.get("slot").map(|slot| slot.parse()).transpose().ok()?;
+                Some(Self::Keys { slot, retire: parameters.get("retire").is_some_and(|retire| *retire == "true") })
+            }
             "gateway-state" => Some(Self::Gateway { slot: parameters.get("slot")?.parse().ok()?, undo }),
             _ => None,
         }
@@ -193,10 +203,13 @@ mod tests {
             "peer-state?peer=birch&state=Active",
             "peer-state?peer=No&state=Drained",
             "gateway-state",
+            "keys?slot=all",
             "",
         ] {
             assert_eq!(Order::parse(text), None, "{text}");
         }
+        assert_eq!(Order::parse("keys"), Some(Order::Keys { slot: None, retire: false }));
+        assert_eq!(Order::parse("keys?slot=1&retire=true"), Some(Order::Keys { slot: Some(1), retire: true }));
         assert_eq!(Order::parse("local-state?undo=true"), Some(Order::Local { undo: true }));
     }
 }

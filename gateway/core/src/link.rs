@@ -55,6 +55,8 @@ pub struct Link {
     pub slot: u16,
     /// Which of that gateway's lanes.
     pub remote_lane: LaneNumber,
+    /// Our lane's WireGuard static key.
+    pub own_key: TunnelKey,
     /// The other end's WireGuard static key.
     pub public_key: TunnelKey,
     /// A second secret both ends hold, where the operator gave one (WireGuard whitepaper, 5.2).

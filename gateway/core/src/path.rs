@@ -161,6 +161,7 @@ struct PeerSays {
     draining: bool,
     saw_draining: bool,
     hears_us: bool,
+    idle: bool,
 }
 
 /// News from a probe.
@@ -324,6 +325,7 @@ impl Path {
             draining: probe.draining,
             saw_draining: probe.saw_draining,
             hears_us: probe.hears_you,
+            idle: probe.idle,
         });
         if probe.kind == ProbeKind::SizeReply {
             let before = self.width();
@@ -361,6 +363,17 @@ impl Path {
     /// Whether the peer said that it knows we are going away.
     pub(crate) fn peer_saw_draining(&self) -> bool {
         self.peer.is_some_and(|peer| peer.saw_draining)
+    }
+
+    /// Whether the size of packets that pass was measured, and is no assumption.
+    pub(crate) fn knows_mtu(&self) -> bool {
+        self.mtu.measured_since().is_some()
+    }
+
+    /// Whether nothing but probes comes from the peer on this link, by its own word. Another WireGuard program says no
+    /// word, and sends where it agreed on keys last.
+    pub(crate) fn peer_is_idle(&self) -> bool {
+        !self.probed || self.peer.is_some_and(|peer| peer.idle)
     }
 
     pub(crate) fn state(&self) -> PathState {

@@ -20,6 +20,7 @@ use crate::path_mtu::{LARGEST, SizeProbe};
 use crate::probe::{PROBE_LEN, Probe, ProbeKind};
 use crate::route_table::{LinkRoute, Rank, RouteTable};
 use crate::session::{HANDSHAKE_ROOM, SEALED_OVERHEAD, SealBatch, Sealed, Session, Sessions};
+use crate::succession::Succession;
 use crate::topology::{PeerLane, Standing, Topology};
 use crate::topology_check;
 
@@ -59,6 +60,7 @@ struct Saying {
 pub struct Paths {
     topology: Topology,
     links: BTreeMap<LinkId, (Link, Path)>,
+    succession: Succession,
     table: Arc<RouteTable>,
     table_is_news: bool,
     /// What each cluster was last said to be, and since when.
@@ -82,6 +84,7 @@ impl Paths {
             table: Arc::new(RouteTable::new(&empty, &[])),
             topology: empty,
             links: BTreeMap::new(),
+            succession: Succession::default(),
             table_is_news: true,
             clusters: BTreeMap::new(),
             events: VecDeque::new(),
@@ -131,6 +134,7 @@ impl Paths {
             self.links.remove(id);
         }
         self.topology = topology;
+        self.succession = Succession::new(&self.topology, self.links.values().map(|(link, _)| link));
         self.table = Arc::new(RouteTable::new(&self.topology, &self.routes()));
         self.table_is_news = true;
         self.clusters.retain(|id, _| self.topology.peers.iter().any(|peer| peer.id == *id));
@@ -145,11 +149,13 @@ impl Paths {
         };
         let Some((link, path)) = self.links.get_mut(&id) else { return };
         let moved = path.hear(from, at);
+        let knew_mtu = path.knows_mtu();
         let was_established = path.is_established();
         let news = match &notice {
             Notice::Heard { .. } => None,
             Notice::Probe { probe, .. } => Some(path.take_probe(probe, at)),
         };
+        self.table_is_news |= knew_mtu != path.knows_mtu();
         let link = link.clone();
         if let Some(before) = moved {
             self.table_is_news = true;
@@ -251,6 +257,36 @@ impl Paths {
         self.draining && self.links.values().map(|(_, path)| path).filter(up).all(Path::peer_saw_draining)
     }
 
+    /// While our keys rotate: the peers that still need the old ones. Empty: nothing passes under them any more.
+    pub fn waiting_for(&self) -> Option<BTreeSet<ClusterId>> {
+        let rotates = self.topology.ours.lanes.iter().any(|lane| lane.next_key.is_some());
+        rotates.then(|| {
+            let peers = self.topology.peers.iter().map(|peer| &peer.id);
+            peers.filter(|peer| !self.has_taken_next_keys(peer)).cloned().collect()
+        })
+    }
+
+    fn has_taken_next_keys(&self, peer: &ClusterId) -> bool {
+        let links =
+            || self.links.values().filter(|(link, path)| link.cluster == *peer && path.state() == PathState::Up);
+        let has_links = self.links.values().any(|(link, _)| link.cluster == *peer);
+        let (mut old, mut new) = (links().peekable(), links());
+        let is_old = |link: &Link| self.succession.is_old(link.id);
+        !has_links
+            || (old.all(|(link, path)| !is_old(link) || (self.is_idle(link.id) && path.peer_is_idle()))
+                && new.any(|(link, path)| !is_old(link) && path.is_proven()))
+    }
+
+    /// Whether a link with newer keys between the same two lanes carries what this one did.
+    fn is_idle(&self, id: LinkId) -> bool {
+        // What passes on the older one would be lost where its size is not known yet.
+        let is_measured = self.links.get(&id).is_some_and(|(_, path)| path.knows_mtu());
+        let carries = |(_, path): &(Link, Path)| {
+            path.state() == PathState::Up && path.is_proven() && (path.knows_mtu() || !is_measured)
+        };
+        self.succession.after(id).any(|newer| self.links.get(&newer).is_some_and(carries))
+    }
+
     pub fn is_draining(&self) -> bool {
         self.draining
     }
@@ -284,9 +320,10 @@ impl Paths {
             established: session.is_some_and(|session| session.is_established(now)),
             last_handshake: session.and_then(Session::last_handshake),
         };
+        let knew_mtu = path.knows_mtu();
         let Work { probe, size_probe, initiate, changed, proven, resized } = path.poll(view, now);
+        self.table_is_news |= proven || knew_mtu != path.knows_mtu();
         let link = link.clone();
-        self.table_is_news |= proven;
         self.note_change(&link, changed, now);
         self.note_size(&link, resized, now);
         if let (Some(to), Some(session)) = (initiate, session) {
@@ -328,6 +365,7 @@ impl Paths {
             draining: self.draining,
             saw_draining: path.peer_draining(),
             hears_you: path.hears_peer(now),
+            idle: self.is_idle(link.id),
             lane: link.lane,
             incarnation: self.incarnation,
             sequence,
@@ -388,6 +426,10 @@ impl Paths {
     }
 
     fn record(&mut self, link: &Link, kind: EventKind, at: Instant) {
+        // What becomes of keys that are not used any more is no news of the peer.
+        if self.is_idle(link.id) {
+            return;
+        }
         if self.events.len() == EVENTS {
             self.events.pop_front();
             self.events_lost += 1;
@@ -400,7 +442,7 @@ impl Paths {
         let numbers: BTreeMap<&ClusterId, u16> = self.topology.peers.iter().map(|peer| &peer.id).zip(0..).collect();
         let route = |(link, path): &(Link, Path)| {
             let rank = match path.state() {
-                PathState::Up if path.peer_draining() => Rank::Draining,
+                PathState::Up if path.peer_draining() || self.is_idle(link.id) => Rank::Draining,
                 PathState::Up if path.is_proven() => Rank::Up,
                 PathState::Up => Rank::Fresh,
                 PathState::Unknown => Rank::Unknown,
@@ -485,25 +527,33 @@ fn session<S: Sessions>(lanes: &[S], lane: LaneNumber, link: LinkId) -> Option<&
 }
 
 /// What makes a link the same link. A new key is a new link.
-type Identity = (LaneNumber, ClusterId, u16, LaneNumber, api::keys::TunnelKey, Option<[u8; 32]>);
+type Identity = (LaneNumber, ClusterId, u16, LaneNumber, [api::keys::TunnelKey; 2], Option<[u8; 32]>);
 
 fn identity(link: &Link) -> Identity {
-    (link.lane, link.cluster.clone(), link.slot, link.remote_lane, link.public_key, link.preshared_key)
+    (link.lane, link.cluster.clone(), link.slot, link.remote_lane, [link.own_key, link.public_key], link.preshared_key)
 }
 
-/// Lane i of ours is paired with lane i modulo theirs, and every lane of either side has a partner.
+/// Lane i of ours is paired with lane i modulo theirs, and every lane of either side has a partner. While keys rotate,
+/// each of one side's keys is paired with each of the other's.
 fn wanted_links(topology: &Topology) -> BTreeMap<Identity, &PeerLane> {
     let mut wanted = BTreeMap::new();
     for peer in &topology.peers {
         for gateway in &peer.gateways {
-            let (ours, theirs) = (usize::from(topology.ours.lanes.max(1)), gateway.lanes.len());
-            let pairs = if theirs == 0 { 0 } else { ours.max(theirs) };
+            let (ours, theirs) = (topology.ours.lanes.len(), gateway.lanes.len());
+            let pairs = if ours == 0 || theirs == 0 { 0 } else { ours.max(theirs) };
             for pair in 0..pairs {
-                let remote = pair % theirs;
-                let Some(lane) = gateway.lanes.get(remote) else { continue };
-                let (local, remote) = (LaneNumber((pair % ours) as u8), LaneNumber(remote as u8));
-                let key = (local, peer.id.clone(), gateway.slot, remote, lane.public_key, lane.preshared_key);
-                wanted.insert(key, lane);
+                let (local, remote) = (pair % ours, pair % theirs);
+                let (Some(own), Some(lane)) = (topology.ours.lanes.get(local), gateway.lanes.get(remote)) else {
+                    continue;
+                };
+                let (local, remote) = (LaneNumber(local as u8), LaneNumber(remote as u8));
+                for own_key in [Some(own.key), own.next_key].into_iter().flatten() {
+                    for public_key in [Some(lane.public_key), lane.next_key].into_iter().flatten() {
+                        let keys = [own_key, public_key];
+                        let key = (local, peer.id.clone(), gateway.slot, remote, keys, lane.preshared_key);
+                        wanted.insert(key, lane);
+                    }
+                }
             }
         }
     }
@@ -511,8 +561,8 @@ fn wanted_links(topology: &Topology) -> BTreeMap<Identity, &PeerLane> {
 }
 
 fn new_link(key: &Identity, id: LinkId) -> Link {
-    let (lane, cluster, slot, remote_lane, public_key, preshared_key) = key.clone();
-    Link { id, lane, cluster, slot, remote_lane, public_key, preshared_key }
+    let (lane, cluster, slot, remote_lane, [own_key, public_key], preshared_key) = key.clone();
+    Link { id, lane, cluster, slot, remote_lane, own_key, public_key, preshared_key }
 }
 
 /// The lowest number no link has; those about to be removed still count, so that no session inherits one at once.

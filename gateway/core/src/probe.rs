@@ -11,7 +11,7 @@
 //! | 4 | `TmbP` |
 //! | 1 | version, 1 |
 //! | 1 | 1 request, 2 reply, 3 request of a size, 4 reply to one of a size |
-//! | 1 | flags: 1 draining, 2 draining was seen, 4 hears the other |
+//! | 1 | flags: 1 draining, 2 draining was seen, 4 hears the other, 8 idle |
 //! | 1 | sender's lane |
 //! | 8 | sender's incarnation |
 //! | 8 | sequence of the request |
@@ -60,6 +60,8 @@ pub struct Probe {
     pub saw_draining: bool,
     /// The sender's probes on this link are being answered.
     pub hears_you: bool,
+    /// The sender uses another link with newer keys: on this one nothing but probes comes from it.
+    pub idle: bool,
     pub lane: LaneNumber,
     /// A number the sender drew when its process started: a new one is a restart.
     pub incarnation: u64,
@@ -94,7 +96,10 @@ impl Probe {
             ProbeKind::SizeRequest => 3,
             ProbeKind::SizeReply => 4,
         };
-        packet[54] = u8::from(self.draining) | u8::from(self.saw_draining) << 1 | u8::from(self.hears_you) << 2;
+        packet[54] = u8::from(self.draining)
+            | u8::from(self.saw_draining) << 1
+            | u8::from(self.hears_you) << 2
+            | u8::from(self.idle) << 3;
         packet[55] = self.lane.0;
         packet[56..64].copy_from_slice(&self.incarnation.to_be_bytes());
         packet[64..72].copy_from_slice(&self.sequence.to_be_bytes());
@@ -146,6 +151,7 @@ impl Probe {
             draining: payload[6] & 1 != 0,
             saw_draining: payload[6] & 2 != 0,
             hears_you: payload[6] & 4 != 0,
+            idle: payload[6] & 8 != 0,
             lane: LaneNumber(payload[7]),
             incarnation: number(8),
             sequence: number(16),
@@ -167,7 +173,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_probe_reads_back_as_it_was_written(
-            kind in 0usize..4, flags in any::<[bool; 3]>(), lane in any::<u8>(), numbers in any::<[u64; 3]>(),
+            kind in 0usize..4, flags in any::<[bool; 4]>(), lane in any::<u8>(), numbers in any::<[u64; 3]>(),
             size in PROBE_LEN as u16..2000,
         ) {
             let kind = [ProbeKind::Request, ProbeKind::Reply, ProbeKind::SizeRequest, ProbeKind::SizeReply][kind];
@@ -178,7 +184,7 @@ mod tests {
             };
             let probe = Probe {
                 kind,
-                draining: flags[0], saw_draining: flags[1], hears_you: flags[2],
+                draining: flags[0], saw_draining: flags[1], hears_you: flags[2], idle: flags[3],
                 lane: LaneNumber(lane),
                 incarnation: numbers[0], sequence: numbers[1], held: numbers[2], size,
             };
@@ -213,6 +219,7 @@ mod tests {
             draining: false,
             saw_draining: false,
             hears_you: true,
+            idle: false,
             lane: LaneNumber(1),
             incarnation: 0x0123_4567_89ab_cdef,
             sequence: 7,

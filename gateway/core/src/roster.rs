@@ -14,7 +14,7 @@ use api::prefix_claims::{self, PrefixClaims};
 use api::{ClusterPeer, LocalCluster, Prefix};
 use ipnet::{IpNet, Ipv6Net};
 
-use crate::topology::{OurGateway, PeerCluster, PeerGateway, PeerLane, Standing, Topology};
+use crate::topology::{OurGateway, OurLane, PeerCluster, PeerGateway, PeerLane, Standing, Topology};
 
 /// Who we are and whom we talk to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +43,7 @@ impl Roster {
     pub fn new(
         local: &LocalCluster,
         slot: u16,
-        lanes: u8,
+        lanes: Vec<OurLane>,
         control: Ipv6Addr,
         peers: &BTreeMap<String, ClusterPeer>,
     ) -> Self {
@@ -137,6 +137,7 @@ impl Roster {
         };
         let lane = |(number, lane): (u16, &LaneRecord)| PeerLane {
             public_key: lane.key,
+            next_key: lane.next_key,
             preshared_key: None,
             configured: resolve(configured, number, lane),
             learned: resolve(&slot.endpoints, number, lane),

@@ -54,7 +54,7 @@ fn roster_with(change: impl FnOnce(&mut MemberRecord, &mut serde_json::Value)) -
     spec["record"] = json!(peer.identity.sign_record(&peer.record).to_base64());
     let object = serde_json::from_value(json!({"metadata": {"name": "birch"}, "spec": spec})).unwrap();
     let control = "fd12::1".parse().unwrap();
-    Roster::new(&local(), 0, 1, control, &BTreeMap::from([("birch".to_owned(), object)]))
+    Roster::new(&local(), 0, vec![TunnelKey([99; 32]).into()], control, &BTreeMap::from([("birch".to_owned(), object)]))
 }
 
 fn addresses(lane: &PeerLane) -> (Vec<String>, Vec<String>) {
@@ -124,7 +124,13 @@ fn an_overlapping_prefix_is_used_as_it_is_seen_here() {
     }))
     .unwrap();
     let control = "fd12::1".parse().unwrap();
-    let roster = Roster::new(&local(), 0, 1, control, &BTreeMap::from([("birch".to_owned(), object)]));
+    let roster = Roster::new(
+        &local(),
+        0,
+        vec![TunnelKey([99; 32]).into()],
+        control,
+        &BTreeMap::from([("birch".to_owned(), object)]),
+    );
     let birch = &roster.topology.peers[0];
     assert_eq!(birch.prefixes, ["10.2.0.0/16", "10.241.0.0/16"].map(|text| text.parse().unwrap()));
     assert_eq!(birch.translations, [serde_json::from_value(translation).unwrap()]);
@@ -145,8 +151,13 @@ fn a_record_signed_by_nobody_trusted_is_named() {
         "spec": {"identityKeys": [stranger.public()], "record": peer("birch").identity.sign_record(&peer("birch").record).to_base64()},
     }))
     .unwrap();
-    let roster =
-        Roster::new(&local(), 0, 1, "fd12::1".parse().unwrap(), &BTreeMap::from([("birch".to_owned(), object)]));
+    let roster = Roster::new(
+        &local(),
+        0,
+        vec![TunnelKey([99; 32]).into()],
+        "fd12::1".parse().unwrap(),
+        &BTreeMap::from([("birch".to_owned(), object)]),
+    );
     assert!(roster.topology.peers.is_empty());
     assert!(roster.problems[0].contains("birch"), "{:?}", roster.problems);
 }

@@ -20,14 +20,28 @@ pub struct Topology {
 pub struct OurGateway {
     pub cluster: ClusterId,
     pub slot: u16,
-    /// How many lanes this gateway runs; at least 1.
-    pub lanes: u8,
+    /// The lanes this gateway runs; at least 1.
+    pub lanes: Vec<OurLane>,
     /// Our address inside all tunnels.
     pub control_address: Ipv6Addr,
     /// Pods, nodes and infrastructure of our cluster: what a peer may send to.
     pub prefixes: Vec<Prefix>,
     /// Largest packet that fits into a tunnel, in bytes; at least 1280.
     pub inner_mtu: u16,
+}
+
+/// The public keys of one of our lanes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OurLane {
+    pub key: TunnelKey,
+    /// While the keys rotate: the one that comes after. Both are answered to.
+    pub next_key: Option<TunnelKey>,
+}
+
+impl From<TunnelKey> for OurLane {
+    fn from(key: TunnelKey) -> Self {
+        Self { key, next_key: None }
+    }
 }
 
 /// A cluster we have tunnels to.
@@ -65,6 +79,8 @@ pub struct PeerGateway {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerLane {
     pub public_key: TunnelKey,
+    /// While its keys rotate: the one that comes after.
+    pub next_key: Option<TunnelKey>,
     pub preshared_key: Option<[u8; 32]>,
     /// Endpoints the operator wrote down; tried first.
     pub configured: Vec<SocketAddr>,

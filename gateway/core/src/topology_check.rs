@@ -97,7 +97,10 @@ impl<'a> Check<'a> {
                     gateway.lanes.clear();
                 }
             }
-            gateway.lanes.retain(|lane| {
+            gateway.lanes.retain_mut(|lane| {
+                if lane.next_key.is_some_and(|next| self.keys.insert(next, peer.id.clone()).is_some()) {
+                    lane.next_key = None;
+                }
                 let taken = self.keys.insert(lane.public_key, peer.id.clone()).is_some();
                 let fault = RefusedClaim::KeyTwice { cluster: peer.id.clone(), key: lane.public_key };
                 self.accept_or_name(taken.then_some(fault))
@@ -138,6 +141,7 @@ mod tests {
     fn peer(name: &str, number: u8) -> PeerCluster {
         let lane = PeerLane {
             public_key: TunnelKey([number; 32]),
+            next_key: None,
             preshared_key: None,
             configured: Vec::new(),
             learned: Vec::new(),
@@ -160,7 +164,7 @@ mod tests {
         let ours = OurGateway {
             cluster: ClusterId::new("amber").unwrap(),
             slot: 0,
-            lanes: 1,
+            lanes: [TunnelKey([1; 32]).into()].into(),
             control_address: "fdcc:1::1".parse().unwrap(),
             prefixes: ["10.1.0.0/16".parse().unwrap()].into(),
             inner_mtu: 1380,

@@ -67,6 +67,7 @@ impl Side {
             control_address: format!("fdcc:{other}::1").parse().ok(),
             lanes: [PeerLane {
                 public_key: public_key(other.into()),
+                next_key: None,
                 preshared_key: None,
                 configured: [address(other)].into(),
                 learned: Vec::new(),
@@ -84,7 +85,7 @@ impl Side {
             ours: OurGateway {
                 cluster: id(number),
                 slot: 0,
-                lanes: 1,
+                lanes: vec![public_key(number.into()).into()],
                 control_address: format!("fdcc:{number}::1").parse().unwrap(),
                 prefixes: prefixes(number),
                 inner_mtu: 1380,
@@ -99,7 +100,7 @@ impl Side {
             .into(),
         };
         let (paths, reconfigured) = Paths::new(topology, 1, now);
-        let mut sessions = [PretendLane::new(LaneNumber(0), number.into())];
+        let mut sessions = [PretendLane::new(LaneNumber(0), &[number.into()])];
         reconfigured.added.iter().for_each(|link| sessions[0].add(link));
         let (inbound, outbound) = (Inbound::new(LaneNumber(0), BATCH), Outbound::new(LaneNumber(0), BATCH));
         Self { paths, sessions, inbound, outbound }

@@ -49,6 +49,7 @@ impl Side {
         let control = |number| format!("fdcc:{number}::1").parse().unwrap();
         let lane = PeerLane {
             public_key: public_key(other.into()),
+            next_key: None,
             preshared_key: None,
             configured: [home(other)].into(),
             learned: Vec::new(),
@@ -65,14 +66,14 @@ impl Side {
         let ours = OurGateway {
             cluster: id(number),
             slot: 0,
-            lanes: 1,
+            lanes: vec![public_key(number.into()).into()],
             control_address: control(number),
             prefixes: vec![ours.parse().unwrap()],
             inner_mtu: 1380,
         };
         let (paths, reconfigured) = Paths::new(Topology { ours, peers: vec![peer] }, 1, NOW);
         assert_eq!(reconfigured.refused, []);
-        let mut sessions = [PretendLane::new(LaneNumber(0), number.into())];
+        let mut sessions = [PretendLane::new(LaneNumber(0), &[number.into()])];
         reconfigured.added.iter().for_each(|link| sessions[0].add(link));
         let mut inbound = Inbound::new(LaneNumber(0), 8);
         let (protocol, port) = (packets::TCP, 80);

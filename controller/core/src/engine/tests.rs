@@ -290,7 +290,7 @@ fn slots_and_nodes_get_their_objects_and_addresses() {
 fn our_record_is_asked_for_once_keys_are_there_and_shown_when_it_is_signed() {
     let mut world = World::new();
     assert!(world.engine.unsigned_record().is_none());
-    world.engine.set_slot_keys([(0, vec![api::keys::TunnelKey([5; 32])])].into());
+    world.engine.set_slot_keys([(0, vec![api::keys::TunnelKey([5; 32])].into())].into());
     let record = world.engine.unsigned_record().unwrap();
     assert_eq!((record.generation, record.slots.len()), (1, 1));
     world.engine.set_own_record(signed_record("amber", 1, 1, "demo"), record);
@@ -312,7 +312,7 @@ fn a_drain_is_said_in_our_record_and_a_peers_word_of_its_own_drain_is_shown_on_i
     let draining = || Some(("False".to_string(), "Draining".to_string()));
     assert_eq!((used(&world, "LocalCluster"), used(&world, "ClusterPeer")), (active(), active()));
 
-    world.engine.set_slot_keys([(0, vec![api::keys::TunnelKey([5; 32])])].into());
+    world.engine.set_slot_keys([(0, vec![api::keys::TunnelKey([5; 32])].into())].into());
     assert_eq!(world.engine.unsigned_record().unwrap().state, MemberState::Active);
     let mut local: LocalCluster = world.get("", "local").unwrap();
     local.metadata.annotations = Some([(names::STATE.into(), "Draining".into())].into());

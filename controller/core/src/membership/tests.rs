@@ -20,7 +20,7 @@ fn local() -> LocalCluster {
 }
 
 fn record(epoch: &str, generation: u64, identity: IdentityKey) -> MemberRecord {
-    let keys = SlotKeys::from([(0, vec![TunnelKey([1; 32]), TunnelKey([2; 32])])]);
+    let keys = SlotKeys::from([(0, vec![TunnelKey([1; 32]), TunnelKey([2; 32])].into())]);
     MemberRecord { generation, ..own_record(&local(), identity, epoch, &keys, [].into_iter()) }
 }
 
@@ -47,9 +47,9 @@ fn peer() -> ClusterPeer {
 #[test]
 fn our_record_names_the_lanes_ports_and_what_gateways_found_and_the_operator_wrote() {
     let keys = SlotKeys::from([
-        (0, vec![TunnelKey([1; 32]), TunnelKey([2; 32])]),
-        (1, vec![TunnelKey([3; 32]), TunnelKey([4; 32])]),
-        (7, vec![]),
+        (0, vec![TunnelKey([1; 32]), TunnelKey([2; 32])].into()),
+        (1, vec![TunnelKey([3; 32]), TunnelKey([4; 32])].into()),
+        (7, vec![].into()),
     ]);
     let mut gateway = TunnelGateway::default();
     gateway.status.get_or_insert_default().endpoints = vec!["192.0.2.1:51820".into(), "203.0.113.9".into()];

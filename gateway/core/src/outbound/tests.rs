@@ -87,6 +87,7 @@ impl World {
                     control_address: alloc::format!("fdcc:{number}::{}", slot + 1).parse().ok(),
                     lanes: [PeerLane {
                         public_key: TunnelKey([number; 32]),
+                        next_key: None,
                         preshared_key: None,
                         configured: Vec::new(),
                         learned: Vec::new(),
@@ -98,7 +99,7 @@ impl World {
         let ours = OurGateway {
             cluster: ClusterId::new("amber").unwrap(),
             slot: 0,
-            lanes: 1,
+            lanes: [TunnelKey([1; 32]).into()].into(),
             control_address: "fdcc:1::1".parse().unwrap(),
             prefixes: ["10.1.0.0/16".parse().unwrap()].into(),
             inner_mtu: 1380,

@@ -98,7 +98,18 @@ impl World {
 
 fn probe(kind: ProbeKind, sequence: u64, hears_you: bool) -> Probe {
     let lane = LaneNumber(0);
-    Probe { kind, draining: false, saw_draining: false, hears_you, lane, incarnation: 1, sequence, held: 0, size: 0 }
+    Probe {
+        kind,
+        draining: false,
+        saw_draining: false,
+        hears_you,
+        idle: false,
+        lane,
+        incarnation: 1,
+        sequence,
+        held: 0,
+        size: 0,
+    }
 }
 
 #[test]

@@ -48,8 +48,8 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
-    /// `secrets` are the lanes' private keys.
-    pub(crate) fn start(topology: Topology, secrets: &[u64], incarnation: u64, now: Instant) -> Self {
+    /// `secrets` are the private keys of each lane.
+    pub(crate) fn start(topology: Topology, secrets: &[Vec<u64>], incarnation: u64, now: Instant) -> Self {
         let (paths, reconfigured) = Paths::new(topology, incarnation, now);
         let numbers = || (0u8..).map(LaneNumber);
         let lane = |number| Lane { inbound: Inbound::new(number, BATCH), outbound: Outbound::new(number, BATCH) };
@@ -57,7 +57,7 @@ impl Gateway {
             table: paths.table(),
             paths,
             lanes: numbers().take(secrets.len()).map(lane).collect(),
-            sessions: numbers().zip(secrets).map(|(number, secret)| PretendLane::new(number, *secret)).collect(),
+            sessions: numbers().zip(secrets).map(|(number, secret)| PretendLane::new(number, secret)).collect(),
             delivered: Vec::new(),
             answers: Vec::new(),
             events: Vec::new(),

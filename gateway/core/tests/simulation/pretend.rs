@@ -306,22 +306,25 @@ impl Session for PretendSession {
 #[derive(Debug)]
 pub(crate) struct PretendLane {
     lane: LaneNumber,
-    secret: u64,
+    /// More than one while keys rotate.
+    pub(crate) secrets: Vec<u64>,
     sessions: BTreeMap<LinkId, PretendSession>,
 }
 
 impl PretendLane {
-    pub(crate) fn new(lane: LaneNumber, secret: u64) -> Self {
-        Self { lane, secret, sessions: BTreeMap::new() }
+    pub(crate) fn new(lane: LaneNumber, secrets: &[u64]) -> Self {
+        Self { lane, secrets: secrets.to_vec(), sessions: BTreeMap::new() }
     }
 
     pub(crate) fn add(&mut self, link: &Link) {
+        let secret = self.secrets.iter().copied().find(|secret| public_key(*secret) == link.own_key);
+        let secret = secret.expect("a link is made for a key that is held");
         let session = PretendSession {
             link: link.id,
             lane: self.lane,
-            ours: public_key(self.secret),
+            ours: link.own_key,
             peer: link.public_key,
-            shared: agree(self.secret, &link.public_key),
+            shared: agree(secret, &link.public_key),
             state: RefCell::default(),
             ephemeral: Cell::new(0),
         };
@@ -350,7 +353,10 @@ impl Sessions for PretendLane {
         match Message::parse(datagram) {
             Some(Message::HandshakeInitiation) => {
                 let claimed = &datagram[8..40];
-                let session = self.sessions.values().find(|session| session.peer.0 == *claimed);
+                let called = number(datagram, 56);
+                let is_meant =
+                    |session: &&PretendSession| session.peer.0 == *claimed && number(&session.ours.0, 0) == called;
+                let session = self.sessions.values().find(is_meant);
                 let session = session.ok_or(Refusal::UnknownPeer)?;
                 session.answer_initiation(datagram, from, replies, now)?;
                 Ok(Some(session.link))

@@ -20,7 +20,7 @@ pub(crate) const AMBER: usize = 0;
 pub(crate) const BIRCH: usize = 1;
 pub(crate) const CEDAR: usize = 2;
 /// cedar's address is translated: others can only answer where it called from.
-const LANES: [u8; 3] = [2, 1, 2];
+pub(crate) const LANES: [u8; 3] = [2, 1, 2];
 const MTU: u16 = 1380;
 /// What a pretend session adds: header and tag.
 const SEALED_LONGER: usize = 32;
@@ -52,6 +52,9 @@ struct Flying {
 #[derive(Debug)]
 struct Node {
     gateway: Gateway,
+    topology: Topology,
+    /// The private keys of each lane.
+    secrets: Vec<Vec<u64>>,
     /// What its clock shows beyond the world's.
     ahead: Duration,
     /// Lane sockets as the world sees them.
@@ -96,7 +99,7 @@ pub(crate) fn stranger() -> SocketAddr {
     "203.0.113.66:6666".parse().unwrap()
 }
 
-fn secret(cluster: usize, lane: usize) -> u64 {
+pub(crate) fn secret(cluster: usize, lane: usize) -> u64 {
     1_000_003 * (cluster as u64 + 1) + 7919 * (lane as u64 + 1)
 }
 
@@ -113,6 +116,7 @@ pub(crate) fn topology(of: usize) -> Topology {
     };
     let lane = |cluster: usize, lane: usize| PeerLane {
         public_key: public_key(secret(cluster, lane)),
+        next_key: None,
         preshared_key: None,
         configured: [written_endpoint(cluster, lane)].into(),
         learned: Vec::new(),
@@ -132,7 +136,7 @@ pub(crate) fn topology(of: usize) -> Topology {
     let ours = OurGateway {
         cluster: id(of),
         slot: 0,
-        lanes: LANES[of],
+        lanes: (0..usize::from(LANES[of])).map(|lane| public_key(secret(of, lane)).into()).collect(),
         control_address: control(of),
         prefixes: prefixes(of),
         inner_mtu: MTU,
@@ -149,7 +153,9 @@ impl World {
                 let ahead = Duration::from_millis(random.below(1_000_000_000));
                 let incarnation = random.next();
                 let outside = (0..usize::from(LANES[cluster])).map(|lane| written_endpoint(cluster, lane)).collect();
-                Node { gateway: boot(cluster, incarnation, clock(start + ahead)), ahead, outside, told: 0 }
+                let (topology, secrets) = (topology(cluster), first_secrets(cluster));
+                let gateway = Gateway::start(topology.clone(), &secrets, incarnation, clock(start + ahead));
+                Node { gateway, topology, secrets, ahead, outside, told: 0 }
             })
             .collect();
         Self {
@@ -233,7 +239,16 @@ impl World {
         let incarnation = self.random.next();
         let node = &mut self.nodes[cluster];
         node.told = 0;
-        node.gateway = boot(cluster, incarnation, now);
+        node.gateway = Gateway::start(node.topology.clone(), &node.secrets, incarnation, now);
+    }
+
+    /// A gateway is given other keys, of its own or of others.
+    pub(crate) fn configure(&mut self, cluster: usize, topology: Topology, secrets: Vec<Vec<u64>>) {
+        let now = self.time_at(cluster);
+        let node = &mut self.nodes[cluster];
+        node.gateway.sessions.iter_mut().zip(&secrets).for_each(|(lane, secrets)| lane.secrets.clone_from(secrets));
+        node.gateway.reconfigure(topology.clone(), now);
+        (node.topology, node.secrets) = (topology, secrets);
     }
 
     /// The translator before cedar forgets its ports and takes others.
@@ -452,6 +467,16 @@ impl World {
         }
     }
 
+    /// How many packets of pods did not arrive.
+    pub(crate) fn missing(&self) -> usize {
+        let meant = self.sent.iter().filter(|(_, way)| way.is_some());
+        meant.filter(|(number, _)| !self.arrived.contains(number)).count()
+    }
+
+    pub(crate) fn stop_chat(&mut self) {
+        self.chatter = false;
+    }
+
     pub(crate) fn has_arrived(&self, number: u64) -> bool {
         self.arrived.contains(&number)
     }
@@ -488,7 +513,6 @@ impl World {
     }
 }
 
-fn boot(cluster: usize, incarnation: u64, now: Instant) -> Gateway {
-    let secrets: Vec<u64> = (0..usize::from(LANES[cluster])).map(|lane| secret(cluster, lane)).collect();
-    Gateway::start(topology(cluster), &secrets, incarnation, now)
+fn first_secrets(cluster: usize) -> Vec<Vec<u64>> {
+    (0..usize::from(LANES[cluster])).map(|lane| vec![secret(cluster, lane)]).collect()
 }

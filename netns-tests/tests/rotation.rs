@@ -1,0 +1,112 @@
+//! Gateways get new keys while downloads and datagrams pass: nothing is lost, also when the controller is killed on the
+//! way, and a peer that was away finds the old keys in force until it has taken the new ones.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, ensure};
+use api::report::{ControllerReport, GatewayReport};
+use netns_tests::deployment::{Deployment, Part};
+use netns_tests::scenario::three_clusters::{PATIENCE, ThreeClusters};
+use netns_tests::scenario::two_gateways::TwoGateways;
+use netns_tests::traffic::http;
+use netns_tests::world_test;
+
+/// Runs a command at the cluster's gateway host; errors when it does not end well. What it printed.
+fn types(deployment: &Deployment, command: &str) -> Result<String> {
+    let arguments: Vec<&str> = command.split(' ').collect();
+    let output = deployment.tombolo(deployment.cluster().gateway()?, &arguments)?;
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.success(), "tombolo {command}: {}:\n{text}", output.status);
+    Ok(text)
+}
+
+/// The keys of every lane of every gateway.
+fn keys(deployment: &Deployment) -> Result<BTreeSet<String>> {
+    let mut keys = BTreeSet::new();
+    for gateway in deployment.cluster().gateways() {
+        let report: GatewayReport = serde_json::from_value(deployment.ask(gateway, Part::Gateway, "status")?)?;
+        ensure!(!report.lanes.is_empty(), "{} has no lanes", gateway.name());
+        keys.extend(report.lanes.into_iter().map(|lane| lane.public_key));
+    }
+    Ok(keys)
+}
+
+/// Who still needs the old keys of which gateway, as the controller knows it.
+fn waited_for(deployment: &Deployment) -> Result<Vec<(u16, Vec<String>)>> {
+    let status = deployment.ask(deployment.cluster().gateway()?, Part::Controller, "status")?;
+    let report: ControllerReport = serde_json::from_value(status)?;
+    Ok(report.rotations.into_iter().map(|rotation| (rotation.slot, rotation.waiting_for)).collect())
+}
+
+fn wait_until_over(deployment: &Deployment) -> Result<()> {
+    deployment.eventually(PATIENCE, "the old keys are gone", || {
+        let left = waited_for(deployment)?;
+        ensure!(left.is_empty(), "waiting for {left:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn new_keys_cost_no_packet_and_no_connection_also_when_the_controller_is_killed_on_the_way() {
+    world_test(|world| {
+        let clusters = TwoGateways::joined(world, 1)?;
+        let before = clusters.both().map(keys);
+        let mut flows = clusters.flows()?;
+        flows.start_measuring()?;
+
+        let said = types(&clusters.amber, "keys rotate --wait")?;
+        ensure!(said.contains("keys of gateways 0, 1: Steady → Rotating"), "{said}");
+        ensure!(said.contains("the old keys are gone"), "{said}");
+
+        // The side that sends, and both of its gateways at once, with the controller dying twice.
+        let (birch, host) = (&clusters.birch, clusters.birch.cluster().gateway()?);
+        types(birch, "keys rotate")?;
+        for _ in 0..2 {
+            birch.process(Part::Controller, host)?.kill()?;
+            birch.start_part(Part::Controller, host)?;
+            birch.wait_until_ready(PATIENCE)?;
+        }
+        wait_until_over(birch)?;
+        // What peers have heard of it, and let go.
+        for (deployment, before) in clusters.both().into_iter().zip(before) {
+            let (before, after) = (before?, keys(deployment)?);
+            ensure!(before.is_disjoint(&after) && before.len() == after.len(), "{before:?} became {after:?}");
+            let now = clusters.both().map(wait_until_over);
+            now.into_iter().collect::<Result<Vec<()>>>().context("a rotation began by itself")?;
+        }
+        clusters.wait_until_all_are_used()?;
+        flows.wait_until_all_go_on()?;
+        let seen = flows.stop();
+        ensure!(seen.ended.is_empty() && seen.lost == 0 && seen.sent > 0, "{seen:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_peer_that_was_away_while_keys_changed_joins_again_by_the_old_ones() {
+    world_test(|world| {
+        let clusters = ThreeClusters::joined(world)?;
+        let (amber, cedar) = (&clusters.amber, &clusters.cedar);
+        let before = keys(amber)?;
+        cedar.kill_everything()?;
+        types(amber, "keys rotate")?;
+        amber.eventually(PATIENCE, "cedar alone is waited for", || {
+            let waiting = waited_for(amber)?;
+            ensure!(waiting == [(0, vec!["cedar".to_owned()])], "waiting for {waiting:?}");
+            Ok(())
+        })?;
+        let output = amber.tombolo(amber.cluster().gateway()?, &["status"])?;
+        let status = String::from_utf8_lossy(&output.stdout);
+        ensure!(status.contains("gateway 0: new keys for ") && status.contains("cedar still needs"), "{status}");
+
+        cedar.start_everything()?;
+        wait_until_over(amber)?;
+        let after = keys(amber)?;
+        ensure!(before.is_disjoint(&after), "{before:?} became {after:?}");
+        amber.wait_until_connected("cedar", PATIENCE)?;
+        let [target, _] = clusters.web()?;
+        clusters.wait_for_answers_from(target, &["birch", "cedar"])?;
+        http::get_within(&clusters.client, target, PATIENCE)?;
+        Ok(())
+    });
+}
