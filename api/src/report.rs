@@ -33,9 +33,9 @@ pub struct ControllerReport {
     pub unchecked: Vec<String>,
     /// Documents that are not in force as they are written now.
     pub broken_documents: Vec<BrokenDocument>,
-    /// Gateways whose keys are being replaced.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub rotations: Vec<RotationReport>,
+    /// Gateways whose keys are being replaced; none until the keys were read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rotations: Option<Vec<RotationReport>>,
     pub peers: Vec<PeerSync>,
     /// Agents known to this controller.
     pub agents: Vec<AgentReport>,

@@ -15,6 +15,9 @@ use crate::output::{Format, Outcome, seconds};
 
 /// How long `--wait` waits: gateways that reach each other need a few seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the controller may take until its status shows an order: its picture is drawn twice a second, and a rotation
+/// itself takes a second at least.
+const SHOWS_WITHIN: Duration = Duration::from_secs(5);
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -45,14 +48,25 @@ pub async fn run(run_dir: &Path, keys: &KeysArguments, retire: bool) -> anyhow::
             false => println!("{}: {} already", report.subject, report.after),
         }
     }
-    let left = if keys.wait { Some(wait(run_dir, keys.gateway).await) } else { None };
-    let outcome = match left.as_deref() {
-        Some([_, ..]) => Outcome::FoundBad,
-        Some([]) | None => Outcome::Good,
+    let waited = match keys.wait {
+        true => Some(wait(run_dir, keys.gateway, report.changed && !retire).await),
+        false => None,
     };
+    let outcome = match &waited {
+        None => Outcome::Good,
+        Some(Some(left)) if left.is_empty() => Outcome::Good,
+        Some(Some(_)) => Outcome::FoundBad,
+        Some(None) => Outcome::CouldNotFindOut,
+    };
+    let within = PATIENCE.as_secs();
+    if waited == Some(None) {
+        eprintln!("the controller did not say within {within} s whether the old keys are gone");
+        eprintln!("  it goes on; run: tombolo status");
+    }
+    let left = waited.flatten();
     if text {
         for rotation in left.iter().flatten() {
-            eprintln!("not within {} s: {}\n  it goes on; run: tombolo status", PATIENCE.as_secs(), describe(rotation));
+            eprintln!("not within {within} s: {}\n  it goes on; run: tombolo status", describe(rotation));
         }
         if left.as_ref().is_some_and(Vec::is_empty) {
             println!("the old keys are gone");
@@ -63,22 +77,27 @@ pub async fn run(run_dir: &Path, keys: &KeysArguments, retire: bool) -> anyhow::
     Ok(outcome)
 }
 
-/// Waits until the old keys are gone. Gives those that are not.
-async fn wait(run_dir: &Path, slot: Option<u16>) -> Vec<RotationReport> {
-    let deadline = Instant::now() + PATIENCE;
-    let mut seen = false;
-    loop {
-        // The controller draws its picture twice a second: the order may not be in it yet.
-        tokio::time::sleep(if seen { LOOK } else { 3 * LOOK }).await;
-        seen = true;
+/// Waits until the old keys are gone; where they were just ordered away, after they were seen to rotate. Gives those that
+/// are not gone in time; `None` where the controller never said.
+async fn wait(run_dir: &Path, slot: Option<u16>, begins: bool) -> Option<Vec<RotationReport>> {
+    let (deadline, shows_by) = (Instant::now() + PATIENCE, Instant::now() + SHOWS_WITHIN);
+    let mut began = !begins;
+    let mut left = None;
+    while Instant::now() < deadline {
+        tokio::time::sleep(LOOK).await;
         let report: Option<ControllerReport> = ask_as(run_dir, Part::Controller, "status").await;
-        let Some(report) = report else { continue };
-        let left: Vec<RotationReport> =
-            report.rotations.into_iter().filter(|rotation| slot.is_none_or(|slot| slot == rotation.slot)).collect();
-        if left.is_empty() || Instant::now() >= deadline {
-            return left;
+        // A controller that just began has not read the keys yet.
+        let Some(rotations) = report.and_then(|report| report.rotations) else { continue };
+        let of_slot = |rotation: &RotationReport| slot.is_none_or(|slot| slot == rotation.slot);
+        let rotating: Vec<RotationReport> = rotations.into_iter().filter(of_slot).collect();
+        began |= !rotating.is_empty() || Instant::now() >= shows_by;
+        let is_over = rotating.is_empty() && began;
+        left = Some(rotating);
+        if is_over {
+            break;
         }
     }
+    left
 }
 
 /// Who holds a rotation up, in words.

@@ -385,7 +385,7 @@ impl Owner {
     /// Takes away the keys that nobody needs any more, or that were kept long enough.
     fn retire_keys(&mut self) {
         self.retiring.retain(|_, retry| retry.is_none_or(|retry| retry > Deadline::now()));
-        for rotation in self.engine.rotations(clock::wall()).into_iter().filter(Rotation::is_over) {
+        for rotation in self.engine.rotations(clock::wall()).into_iter().flatten().filter(Rotation::is_over) {
             let slot = rotation.slot;
             if self.retiring.contains_key(&slot) {
                 continue;

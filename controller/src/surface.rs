@@ -216,7 +216,7 @@ fn report(engine: &Engine, leads: bool) -> ControllerReport {
         imports: engine.imports().len(),
         unchecked: unchecked(engine),
         unserved: engine.unserved().iter().take(MAX_UNSERVED).map(ToString::to_string).collect(),
-        rotations: engine.rotations(wall).into_iter().map(rotation).collect(),
+        rotations: engine.rotations(wall).map(|all| all.into_iter().map(rotation).collect()),
         peers: peers.collect(),
         ..ControllerReport::default()
     }
@@ -278,7 +278,12 @@ fn gauges(engine: &Engine, leads: bool) -> Gauges {
         unserved: engine.unserved().iter().take(MAX_UNSERVED).cloned().collect(),
         peers: peers.collect(),
         gateways: gateways.collect(),
-        rotations: engine.rotations(clock::wall()).iter().map(|rotation| (rotation.slot, rotation.age)).collect(),
+        rotations: engine
+            .rotations(clock::wall())
+            .iter()
+            .flatten()
+            .map(|rotation| (rotation.slot, rotation.age))
+            .collect(),
         gateways_desired: engine.local_cluster().map(|local| local.spec.gateways.slots),
         refused_items: refusals.collect(),
     }

@@ -59,13 +59,13 @@ impl Rotation {
 }
 
 impl Engine {
-    /// Every slot whose keys rotate.
-    pub fn rotations(&self, now: WallTime) -> Vec<Rotation> {
+    /// Every slot whose keys rotate; `None` until the keys were read.
+    pub fn rotations(&self, now: WallTime) -> Option<Vec<Rotation>> {
         let of = |(slot, keys): (&u16, &KeysOfSlot)| {
             let gateway = self.gateways().find(|gateway| gateway.spec.slot == *slot);
             Rotation::of(*slot, keys, gateway, now)
         };
-        self.slot_keys.iter().filter_map(of).collect()
+        (!self.slot_keys.is_empty()).then(|| self.slot_keys.iter().filter_map(of).collect())
     }
 }
 
