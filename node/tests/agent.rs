@@ -30,6 +30,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Where the gateway answers probes: an address of this very host, unlike its node's.
 const HEALTH: [u8; 4] = [172, 31, 1, 200];
 
+/// What passes to cedar, whom only some tests have as a peer: less than to birch.
+const NARROW: u16 = 1300;
+
 /// A cluster with one gateway.
 struct Cluster {
     folder: tempfile::TempDir,
@@ -151,7 +154,9 @@ fn gateway(answering: Arc<AtomicBool>) {
             let key = master().agent_key(request.agent);
             let Ok(request) = request.verify(&key) else { continue };
             if answering.load(Ordering::Relaxed) {
-                for page in world::report(0, &[("birch", Reachability::Up)]).encode(&request.nonce, &key) {
+                let mut report = world::report(0, &[("birch", Reachability::Up), ("cedar", Reachability::Up)]);
+                report.peers[1].mtu = NARROW;
+                for page in report.encode(&request.nonce, &key) {
                     let _ = socket.send_to(&page, from);
                 }
             }
@@ -263,6 +268,36 @@ fn a_gateway_host_follows_its_tunnel_and_keeps_the_blackhole_without_it() {
         drop(tunnel);
         let _tunnel = sandbox::tunnel(world::TUNNEL);
         cluster.until("routes into the last tunnel", |state| into_tunnel(state) && inward(state)).await;
+        agent.end().await;
+    });
+}
+
+/// Packets take the size from what the kernel keeps of a route, not from the route.
+#[test]
+fn packets_to_each_peer_have_the_size_that_its_own_path_carries_in_both_families() {
+    inside("packets_to_each_peer_have_the_size_that_its_own_path_carries_in_both_families", async || {
+        let mut cluster = Cluster::of(1).await;
+        cluster.store.create(&world::peer("cedar", 3)).await.unwrap();
+        let agent = cluster.agent("gateway").await;
+        let _tunnel = sandbox::tunnel(world::TUNNEL);
+        let peers = [(2, 1370), (3, i32::from(NARROW))];
+        let nets = peers.map(|(peer, mtu)| ([format!("10.{peer}.0.0/16"), format!("fd00:{peer}::/48")], mtu));
+        let told = |state: &State| {
+            nets.iter().all(|(nets, mtu)| {
+                let routes = nets.iter().map(|net| state.routes.get(&RouteKey::carrying(net.parse().unwrap())));
+                routes.flatten().filter(|route| route.mtu.map(i64::from) == Some(i64::from(*mtu))).count() == 2
+            })
+        };
+        cluster.until("both peers' sizes", told).await;
+        // Each core keeps its own, and each destination may go by another.
+        for last in 1..=100 {
+            for (peer, mtu) in peers {
+                for address in [format!("10.{peer}.1.{last}"), format!("fd00:{peer}::{last:x}")] {
+                    assert_eq!(sandbox::path_mtu(address.parse().unwrap()), Some(mtu), "{address}");
+                }
+            }
+            tokio::task::yield_now().await;
+        }
         agent.end().await;
     });
 }

@@ -1,10 +1,9 @@
-//! [`fabric`]: links, routes, next hops, rules, settings and prefix sets of one host.
+//! [`fabric`]: links, routes, rules, settings and prefix sets of one host. The ways to peers are in [`outward`].
 //!
 //! All of it depends on few facts (nodes, gateways, peers), so it is made as a whole whenever one of them changes, and
 //! compared with what it was. Services and their endpoints, which are many, are not in it.
 
 use alloc::collections::{BTreeMap, BTreeSet};
-use alloc::format;
 use alloc::string::String;
 use core::net::IpAddr;
 
@@ -13,16 +12,15 @@ use api::cluster_peer::PeerState;
 use api::local_cluster::{LocalClusterSpec, PodReachability, ServiceMode};
 use api::names::{OUTER_MARK, VXLAN_ID, ports};
 use ipnet::IpNet;
-use kernel_core::route::BLACKHOLE_METRIC;
 use kernel_core::setting::LOOSE;
 use kernel_core::{
-    Address, DeviceName, Family, ForwardingKey, Group, GroupId, HostClients, NeighbourKey, Nexthop, NexthopId, Route,
-    RouteKey, Rule, Ruleset, Setting, State, Target, Vxlan,
+    Address, DeviceName, Family, ForwardingKey, HostClients, NeighbourKey, Route, RouteKey, Rule, Ruleset, Setting,
+    State, Target, Vxlan,
 };
-use routing::slots::stable_hash;
 
 use crate::connections;
 use crate::facts::{GatewayFacts, NodeFacts, PeerFacts, mac_of};
+use crate::outward;
 
 /// Our VXLAN device.
 pub const VXLAN_DEVICE: &str = kernel_core::link::NAME_PREFIX;
@@ -65,7 +63,7 @@ impl Facts<'_> {
     }
 
     /// The same with the slot and the lane of each.
-    fn lanes_here(&self) -> impl Iterator<Item = (u16, usize, &DeviceName)> {
+    pub(crate) fn lanes_here(&self) -> impl Iterator<Item = (u16, usize, &DeviceName)> {
         let mine = self.gateways.iter().filter(|(_, gateway)| gateway.node == self.node);
         let lanes = mine
             .flat_map(|(slot, gateway)| gateway.devices.iter().enumerate().map(|(lane, device)| (*slot, lane, device)));
@@ -78,7 +76,7 @@ impl Facts<'_> {
     }
 
     /// Whether the gateway of this host is among these.
-    fn runs_one_of<T>(&self, slots: &BTreeMap<u16, T>) -> bool {
+    pub(crate) fn runs_one_of<T>(&self, slots: &BTreeMap<u16, T>) -> bool {
         let here = |slot| self.gateways.get(slot).is_some_and(|gateway| gateway.node == self.node);
         slots.keys().any(here)
     }
@@ -99,8 +97,7 @@ pub fn fabric(facts: &Facts<'_>) -> State {
     let Some(local) = facts.local else { return state };
     let vxlan = add_vxlan(facts, &mut state);
     add_settings(facts, vxlan.as_ref(), &mut state);
-    add_nexthops(facts, vxlan.as_ref(), &mut state);
-    add_outward_routes(facts, vxlan.as_ref(), &mut state);
+    outward::add_routes(facts, vxlan.as_ref(), &mut state);
     add_clusterset_routes(facts, local, vxlan.as_ref(), &mut state);
     add_translation_routes(facts, local, &mut state);
     if vxlan.is_some() {
@@ -170,135 +167,8 @@ fn add_settings(facts: &Facts<'_>, vxlan: Option<&DeviceName>, state: &mut State
     state.settings.extend(loose.map(|setting| (setting, LOOSE)));
 }
 
-/// The number of the next hop that leads to a gateway by VXLAN.
-fn gateway_nexthop(slot: u16, family: Family) -> NexthopId {
-    NexthopId(2 * slot.min(0x1fff) + u16::from(family == Family::Ipv6))
-}
-
-/// The number of the next hop that leads into a tunnel device of this host, by the device's place among them.
-fn tunnel_nexthop(place: u16, family: Family) -> NexthopId {
-    NexthopId(0x8000 + 2 * place.min(0x1fff) + u16::from(family == Family::Ipv6))
-}
-
-fn add_nexthops(facts: &Facts<'_>, vxlan: Option<&DeviceName>, state: &mut State) {
-    for family in [Family::Ipv4, Family::Ipv6] {
-        for (place, device) in (0u16..).zip(facts.tunnels()) {
-            let nexthop = Nexthop { family, device: device.clone(), via: None };
-            state.nexthops.insert(tunnel_nexthop(place, family), nexthop);
-        }
-        let Some(vxlan) = vxlan else { continue };
-        for (slot, gateway) in facts.gateways.iter().filter(|(_, gateway)| gateway.node != facts.node) {
-            let via = facts.nodes.get(&gateway.node).and_then(|node| node.next_hop(&gateway.node, family));
-            if via.is_some() {
-                let nexthop = Nexthop { family, device: vxlan.clone(), via };
-                state.nexthops.insert(gateway_nexthop(*slot, family), nexthop);
-            }
-        }
-    }
-}
-
-/// For each peer and family one group, and one route and one blackhole for each of its prefixes.
-///
-/// The group has its number from the peer's name, so that a change of one peer leaves the others in place, and a
-/// restarted agent finds its groups again.
-fn add_outward_routes(facts: &Facts<'_>, vxlan: Option<&DeviceName>, state: &mut State) {
-    let vxlan_mtu = vxlan.and_then(|device| state.links.get(device)).map(|link| link.mtu);
-    let nowhere = BTreeMap::new();
-    for family in [Family::Ipv4, Family::Ipv6] {
-        let tunnels = own_tunnels(facts, family, state);
-        for (id, peer) in facts.peers {
-            // Control addresses are for gateways alone.
-            let control = peer.control.filter(|_| facts.is_gateway_host());
-            let nets: BTreeSet<IpNet> =
-                peer.prefixes.iter().copied().chain(control).filter(|net| Family::of_net(net) == family).collect();
-            if nets.is_empty() {
-                continue;
-            }
-            let blocked = peer.state == PeerState::Blocked;
-            let paths = facts.paths.get(id).unwrap_or(&nowhere);
-            let measured = paths.values().copied().min();
-            let tunnels = tunnels.as_ref().filter(|_| !blocked).map(|all| tunnels_to(facts, id, family, all, state));
-            // A gateway host whose own gateway lacks the path, or is about to leave, sends its own packets by another.
-            let by_own = tunnels.clone().filter(|_| paths.is_empty() || facts.runs_one_of(paths));
-            let (target, mtu) = match by_own {
-                Some(own) => (Some(own), measured),
-                None => {
-                    let others = paths.keys().filter(|_| !blocked).map(|slot| gateway_nexthop(*slot, family));
-                    let group =
-                        Group::equal(others.filter(|id| state.nexthops.contains_key(id)).collect::<BTreeSet<_>>());
-                    let target = group.ok().map(|group| {
-                        let number = free_group(state, id.as_str(), family);
-                        state.groups.insert(number, group);
-                        Target::Group(number)
-                    });
-                    (target.or_else(|| tunnels.clone()), measured.into_iter().chain(vxlan_mtu).min())
-                }
-            };
-            let source = own_source(facts, family).filter(|_| vxlan.is_some());
-            for net in nets {
-                state.routes.insert(RouteKey::blackhole(net), Route::BLACKHOLE);
-                let to_gateways = Some(net) == peer.control;
-                if let Some(target) = if to_gateways { &tunnels } else { &target } {
-                    // A gateway speaks to other gateways from its own control address, which no other may carry.
-                    let source = source.filter(|_| !to_gateways);
-                    state.routes.insert(RouteKey::carrying(net), Route { mtu, source, ..Route::to(target.clone()) });
-                }
-                if to_gateways || blocked || vxlan.is_none() || !facts.is_gateway_host() {
-                    continue;
-                }
-                let passing = RouteKey::inward(net);
-                state.routes.insert(RouteKey { metric: BLACKHOLE_METRIC, ..passing }, Route::BLACKHOLE);
-                if let Some(tunnels) = &tunnels {
-                    let route = Route { mtu: measured, ..Route::to(tunnels.clone()) };
-                    state.routes.insert(passing, route);
-                }
-            }
-        }
-    }
-}
-
-/// The group of this host's tunnels, which all peers share; none where no gateway runs.
-fn own_tunnels(facts: &Facts<'_>, family: Family, state: &mut State) -> Option<Target> {
-    let tunnels: BTreeSet<NexthopId> =
-        (0u16..).zip(facts.tunnels()).map(|(place, _)| tunnel_nexthop(place, family)).collect();
-    let group = Group::equal(tunnels).ok()?;
-    // No cluster has an empty name.
-    let number = free_group(state, "", family);
-    state.groups.insert(number, group);
-    Some(Target::Group(number))
-}
-
-/// The group of those of this host's tunnels that reach a peer; that of all of them where all do, or none is known to.
-fn tunnels_to(facts: &Facts<'_>, peer: &ClusterId, family: Family, all: &Target, state: &mut State) -> Target {
-    let Some(reaching) = facts.lanes.get(peer) else { return all.clone() };
-    let reaches = |slot: u16, lane: usize| {
-        let lane = u32::try_from(lane).unwrap_or(u32::MAX);
-        reaching.get(&slot).is_none_or(|lanes| lanes.checked_shr(lane).unwrap_or(0) & 1 == 1)
-    };
-    let places = (0u16..).zip(facts.lanes_here()).filter(|(_, (slot, lane, _))| reaches(*slot, *lane));
-    let some: BTreeSet<NexthopId> = places.map(|(place, _)| tunnel_nexthop(place, family)).collect();
-    if some.len() == facts.tunnels().count() {
-        return all.clone();
-    }
-    let Ok(group) = Group::equal(some) else { return all.clone() };
-    // No cluster's name has a slash: the group of its gateways elsewhere has the name alone.
-    let number = free_group(state, &format!("{}/lanes", peer.as_str()), family);
-    state.groups.insert(number, group);
-    Target::Group(number)
-}
-
-fn free_group(state: &State, peer: &str, family: Family) -> GroupId {
-    let [high, low, ..] = stable_hash(&(peer, family == Family::Ipv6)).to_be_bytes();
-    let mut number = u16::from_be_bytes([high, low]);
-    // There are far fewer groups than numbers.
-    while state.groups.contains_key(&GroupId(number)) {
-        number = number.wrapping_add(1);
-    }
-    GroupId(number)
-}
-
 /// The address of this host that other clusters can answer.
-fn own_source(facts: &Facts<'_>, family: Family) -> Option<IpAddr> {
+pub(crate) fn own_source(facts: &Facts<'_>, family: Family) -> Option<IpAddr> {
     facts.me()?.infrastructure.iter().copied().find(|address| Family::of(*address) == family)
 }
 

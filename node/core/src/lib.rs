@@ -7,7 +7,8 @@
 //! |---|---|
 //! | [`input`] | everything a node is told |
 //! | [`facts`] | what of each object matters here, read once and checked |
-//! | [`fabric`] | links, routes, next hops, rules, sets of prefixes: small, made anew as a whole when one of its facts changes |
+//! | [`fabric`] | links, routes, rules, sets of prefixes: small, made anew as a whole when one of its facts changes |
+//! | `outward` | the part of it that leads to other clusters: routes, groups, next hops |
 //! | [`catalog`] | services, endpoints and exports, indexed by whom a change touches |
 //! | [`frontends`] | one service → the slots of its clusterset addresses |
 //! | [`connections`] | whose endpoints are whose, for counting connections |
@@ -38,6 +39,7 @@ pub mod facts;
 pub mod frontends;
 pub mod input;
 pub mod looks;
+mod outward;
 pub mod planner;
 pub mod problem;
 pub mod shares;

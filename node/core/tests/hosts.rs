@@ -2,6 +2,8 @@
 
 mod world;
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use api::TranslatedPrefix;
 use api::cluster_peer::PeerState;
 use api::health::{HealthReport, Reachability};
@@ -9,7 +11,9 @@ use api::local_cluster::PodReachability;
 use api::member_record::MemberState;
 use kernel_core::route::{BLACKHOLE_METRIC, METRIC};
 use kernel_core::setting::LOOSE;
-use kernel_core::{DeviceName, Exported, Protocol, RouteKey, RouteTable, Rule, Selector, Setting, State, Target};
+use kernel_core::{
+    DeviceName, Exported, NexthopId, Protocol, RouteKey, RouteTable, Rule, Selector, Setting, State, Target,
+};
 use node_core::fabric::VXLAN_DEVICE;
 use node_core::{Input, NodeCore, ObjectChange};
 use routing::gateway_reports::UNANSWERED;
@@ -27,11 +31,10 @@ fn device(name: &str) -> DeviceName {
 fn ways(state: &State, prefix: &str) -> Vec<(String, Option<String>)> {
     let Some(route) = state.routes.get(&RouteKey::carrying(net(prefix))) else { return vec![] };
     let Target::Group(group) = &route.target else { panic!("{prefix} is not routed by a group") };
-    let members = state.groups[group].members().keys();
-    members
-        .map(|id| &state.nexthops[id])
-        .map(|hop| (hop.device.to_string(), hop.via.map(|via| via.to_string())))
-        .collect()
+    let members = state.groups[group].members().keys().map(|id| &state.nexthops[id]);
+    let mut ways: Vec<_> = members.map(|hop| (hop.device.to_string(), hop.via.map(|via| via.to_string()))).collect();
+    ways.sort();
+    ways
 }
 
 fn has_blackhole(state: &State, prefix: &str) -> bool {
@@ -202,7 +205,30 @@ fn with_two_gateways(node: &str) -> NodeCore {
 fn passed_on(state: &State, prefix: &str) -> Vec<String> {
     let Some(route) = state.routes.get(&RouteKey::inward(net(prefix))) else { return vec![] };
     let Target::Group(group) = &route.target else { panic!("{prefix} is not routed by a group") };
-    state.groups[group].members().keys().map(|id| state.nexthops[id].device.to_string()).collect()
+    let mut devices: Vec<_> =
+        state.groups[group].members().keys().map(|id| state.nexthops[id].device.to_string()).collect();
+    devices.sort();
+    devices
+}
+
+/// Linux gives a packet the metrics and the source of any route that shares the next hop.
+#[test]
+fn routes_share_a_next_hop_only_where_they_agree_in_all_else() {
+    for node in ["gateway", "worker"] {
+        let state = with_two_gateways(node).wanted();
+        let mut uses: BTreeMap<NexthopId, BTreeSet<_>> = BTreeMap::new();
+        for (key, route) in &state.routes {
+            if let Target::Group(group) = &route.target {
+                for id in state.groups[group].members().keys() {
+                    uses.entry(*id).or_default().insert((key.table, route.mtu, route.source));
+                }
+            }
+        }
+        assert!(!uses.is_empty());
+        for (id, uses) in uses {
+            assert_eq!(uses.len(), 1, "{node}: {id:?} serves {uses:?}");
+        }
+    }
 }
 
 #[test]

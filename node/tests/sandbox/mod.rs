@@ -3,7 +3,7 @@
 
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -107,4 +107,21 @@ pub(crate) fn tunnel(device: &str) -> File {
     assert_eq!(result, 0, "{device}: {}", std::io::Error::last_os_error());
     set_up(device);
     file
+}
+
+/// The size of the packets that this host would send there, as the route says; none while no route leads there.
+#[expect(unsafe_code, reason = "the size of a connected socket's path is read by getsockopt")]
+pub(crate) fn path_mtu(destination: IpAddr) -> Option<i32> {
+    let (any, level, name) = match destination {
+        IpAddr::V4(_) => ("0.0.0.0", libc::IPPROTO_IP, libc::IP_MTU),
+        IpAddr::V6(_) => ("::", libc::IPPROTO_IPV6, libc::IPV6_MTU),
+    };
+    let socket = UdpSocket::bind((any, 0)).expect("a socket");
+    socket.connect((destination, 9)).ok()?;
+    let mut mtu: libc::c_int = 0;
+    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: both point at values that live through the call, and the length is that of the first.
+    let result = unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut mtu).cast(), &raw mut length) };
+    assert_eq!(result, 0, "{destination}: {}", std::io::Error::last_os_error());
+    Some(mtu)
 }
