@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use netns_tests::deployment::{Deployment, Part};
 use netns_tests::manifest::{self, LocalCluster, Service};
 use netns_tests::scenario::three_clusters::PATIENCE;
@@ -77,10 +77,7 @@ impl Joined {
         server.serve_bulk(BULK)?;
         server.serve_udp_echo(ECHO)?;
         let both = [prepare(&amber, outside)?, prepare(&birch, outside)?];
-        std::thread::scope(|scope| {
-            let starts = both.each_ref().map(|deployment| scope.spawn(move || deployment.start_everything()));
-            starts.into_iter().try_for_each(|start| start.join().map_err(|_| anyhow!("starting a cluster panicked"))?)
-        })?;
+        Deployment::start_all(&both.each_ref())?;
         Deployment::introduce(&both.each_ref())?;
         both[0].wait_until_connected("birch", PATIENCE)?;
         both[1].wait_until_connected("amber", PATIENCE)?;
