@@ -40,7 +40,7 @@ pub mod kind;
 pub mod local_cluster;
 pub mod member_record;
 pub mod names;
-mod order;
+pub mod order;
 pub mod prefix;
 pub mod prefix_claims;
 pub mod report;

@@ -44,10 +44,16 @@ pub const AGENT_READY: &str = "tombolo.dev/agent-ready";
 /// not flip winners.
 pub const FIRST_EXPORTED: &str = "tombolo.dev/first-exported";
 
-/// On a ClusterPeer (`Drained`, `Blocked`) or on the LocalCluster or a TunnelGateway (`Draining`): the operator's order of the moment, beside
-/// what the spec says for good; the stricter of both is in force. `tombolo peers drain` and its like write it, so that no
-/// tool that keeps specs as a repository has them takes it back.
+/// On a ClusterPeer (`Drained`, `Blocked`) or on the LocalCluster, a TunnelGateway or a Node (`Draining`): the operator's
+/// order of the moment, beside what the spec says for good; the stricter of both is in force. `tombolo peers drain` and its
+/// like write it, so that no tool that keeps specs as a repository has them takes it back.
 pub const STATE: &str = "tombolo.dev/state";
+
+/// On a Node with [`STATE`]: since when (RFC 3339).
+pub const STATE_SINCE: &str = "tombolo.dev/state-since";
+/// On a ClusterPeer that is `Blocked` by an order: the order that stood before and that stands again once the block is
+/// taken back.
+pub const STATE_BEFORE: &str = "tombolo.dev/state-before";
 
 /// On an EndpointSlice of a plain host: how the endpoints' node finds out whether they are ready: `tcp`, `tcp:8080`,
 /// `http:/healthz` or `http:8080/healthz`. Without a port it is the slice's first.

@@ -39,6 +39,21 @@ pub struct ControllerReport {
     pub peers: Vec<PeerSync>,
     /// Agents known to this controller.
     pub agents: Vec<AgentReport>,
+    /// The nodes of this cluster.
+    pub nodes: Vec<NodeState>,
+}
+
+/// A node of this cluster, as the controller knows it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeState {
+    pub node: String,
+    /// Whether an order takes its endpoints out of service.
+    pub draining: bool,
+    /// For how long, where the order says when it was given.
+    pub draining_age: Option<f64>,
+    /// Slots of the gateways on it.
+    pub gateways: Vec<u16>,
 }
 
 /// The keys of one gateway on their way to be replaced.
@@ -328,6 +343,9 @@ pub struct MoveReport {
     pub before: Vec<MoveShare>,
     /// Empty: nobody would answer.
     pub after: Vec<MoveShare>,
+    /// Ready endpoints of this cluster now, and how many of them would leave; both 0 where no node is drained.
+    pub endpoints: u32,
+    pub leaving: u32,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

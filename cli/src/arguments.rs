@@ -156,6 +156,13 @@ pub enum DrainPart {
         #[command(flatten)]
         drain: DrainArguments,
     },
+    /// Take the endpoints on one node out: no cluster opens new connections to them; established ones go on.
+    Node {
+        /// Its name in this cluster.
+        node: String,
+        #[command(flatten)]
+        drain: DrainArguments,
+    },
 }
 
 /// What the commands that take something out of service have in common.

@@ -1,5 +1,5 @@
-//! `tombolo drain`, `tombolo drain gateway`, `tombolo peers drain` and `tombolo peers block`: takes this cluster, one of
-//! its gateways or a peer out of service, and back.
+//! `tombolo drain`, `tombolo drain gateway`, `tombolo drain node`, `tombolo peers drain` and `tombolo peers block`: takes
+//! this cluster, one of its gateways or nodes or a peer out of service, and back.
 //!
 //! What would move is asked of this host's node agent, which decides for real; the order goes to this host's controller.
 
@@ -36,6 +36,8 @@ pub enum Subject {
     Ourselves,
     /// A gateway of this cluster carries nothing, by its slot.
     Gateway(u16),
+    /// The endpoints on a node of this cluster get no new connections.
+    Node(String),
 }
 
 /// The whole answer, as `-o json` prints it.
@@ -71,6 +73,12 @@ pub async fn run(run_dir: &Path, subject: Subject, drain: &DrainArguments) -> an
         }
     }
     let text = drain.shown.format == Format::Text;
+    if let Subject::Node(node) = &subject
+        && text
+        && !drain.undo
+    {
+        print!("{}", gateways_on(run_dir, node).await);
+    }
     if text && !matches!(subject, Subject::Gateway(_)) {
         print!("{}", subject.describe(drain.undo, &answer.moves));
     }
@@ -94,6 +102,17 @@ pub async fn run(run_dir: &Path, subject: Subject, drain: &DrainArguments) -> an
 
 /// Says that the subject cannot be ordered about, and how to end.
 async fn unknown(run_dir: &Path, subject: &Subject) -> Option<Outcome> {
+    if let Subject::Node(node) = subject {
+        return match expect::<ControllerReport>(run_dir, Part::Controller, "status").await {
+            Ok(report) if report.nodes.iter().any(|known| known.node == *node) => None,
+            Ok(report) => {
+                let names: Vec<&str> = report.nodes.iter().map(|known| known.node.as_str()).collect();
+                eprintln!("{node} is no node of this cluster: it has {}", names.join(", "));
+                Some(Outcome::FoundBad)
+            }
+            Err(outcome) => Some(outcome),
+        };
+    }
     let peer = subject.peer()?;
     if api::ClusterId::new(peer).is_err() {
         eprintln!("'{peer}' is no cluster id: 'tombolo peers' lists the peers");
@@ -107,6 +126,20 @@ async fn unknown(run_dir: &Path, subject: &Subject) -> Option<Outcome> {
         }
         Err(outcome) => Some(outcome),
     }
+}
+
+/// What the drain of a node leaves as it is: the gateways on it, a line each.
+async fn gateways_on(run_dir: &Path, node: &str) -> String {
+    let report: Option<ControllerReport> = ask_as(run_dir, Part::Controller, "status").await;
+    let nodes = report.map(|report| report.nodes).unwrap_or_default();
+    let slots = nodes.iter().filter(|known| known.node == node).flat_map(|known| &known.gateways);
+    let line = |slot| {
+        let glyph = Glyph::Warning.text();
+        format!(
+            "{glyph} gateway {slot} is on {node} and goes on carrying; take it out too: tombolo drain gateway {slot}\n"
+        )
+    };
+    slots.map(line).collect()
 }
 
 /// Says why the other gateways could not carry what this one carries, and how to end; none when they can.
@@ -141,12 +174,13 @@ async fn carry_out(run_dir: &Path, subject: &Subject, drain: &DrainArguments, an
     if text {
         println!("{}", ordered(&report));
     }
+    let after = report.after.clone();
     answer.order = Some(report);
     if !drain.wait {
         return Outcome::Good;
     }
     let done = match drain.undo {
-        true => wait_until_back(run_dir, subject).await,
+        true => wait_until_back(run_dir, subject, &after).await,
         false => wait_until_out(run_dir, subject).await,
     };
     let left: Vec<FlowReport> = ask_as(run_dir, Part::Node, "flows").await.unwrap_or_default();
@@ -156,7 +190,7 @@ async fn carry_out(run_dir: &Path, subject: &Subject, drain: &DrainArguments, an
         .map(|flows| FlowReport { inward_ids: Vec::new(), ..flows })
         .collect();
     if text {
-        print!("{}", subject.rest(drain.undo, &left));
+        print!("{}", subject.rest(drain.undo, &after, &left));
     }
     answer.left = Some(left);
     match done {
@@ -172,7 +206,7 @@ impl Subject {
     fn peer(&self) -> Option<&str> {
         match self {
             Self::Drained(peer) | Self::Blocked(peer) => Some(peer),
-            Self::Ourselves | Self::Gateway(_) => None,
+            Self::Ourselves | Self::Gateway(_) | Self::Node(_) => None,
         }
     }
 
@@ -181,11 +215,16 @@ impl Subject {
             Self::Drained(peer) | Self::Blocked(peer) => peer.clone(),
             Self::Ourselves => "this cluster".to_owned(),
             Self::Gateway(slot) => format!("gateway {slot}"),
+            Self::Node(node) => format!("node {node}"),
         }
     }
 
     fn question(&self) -> String {
-        self.peer().map_or_else(|| "whatif".to_owned(), |peer| format!("whatif?peer={peer}"))
+        match self {
+            Self::Drained(peer) | Self::Blocked(peer) => format!("whatif?peer={peer}"),
+            Self::Node(node) => format!("whatif?node={node}"),
+            Self::Ourselves | Self::Gateway(_) => "whatif".to_owned(),
+        }
     }
 
     fn order(&self, undo: bool) -> String {
@@ -194,6 +233,7 @@ impl Subject {
             Self::Blocked(peer) => format!("peer-state?peer={peer}&state=Blocked&undo={undo}"),
             Self::Ourselves => format!("local-state?undo={undo}"),
             Self::Gateway(slot) => format!("gateway-state?slot={slot}&undo={undo}"),
+            Self::Node(node) => format!("node-state?node={node}&undo={undo}"),
         }
     }
 
@@ -207,7 +247,11 @@ impl Subject {
             let glyph = if moved.after.is_empty() { Glyph::Bad } else { Glyph::Good };
             let port = if moved.port.is_empty() { String::new() } else { format!(" {}", moved.port) };
             let (before, after) = (shares(&moved.before), shares(&moved.after));
-            text.push_str(&format!("{} {}{port}  {before} → {after}\n", glyph.text(), moved.service));
+            let leaving = match moved.leaving {
+                0 => String::new(),
+                leaving => format!("{leaving} of {} endpoints leave  ", moved.endpoints),
+            };
+            text.push_str(&format!("{} {}{port}  {leaving}{before} → {after}\n", glyph.text(), moved.service));
         }
         if moves.is_empty() {
             text.push_str(&format!("no service moves: none is answered by {} now\n", self.name()));
@@ -229,17 +273,21 @@ impl Subject {
     }
 
     /// What is left after waiting.
-    fn rest(&self, undo: bool, left: &[FlowReport]) -> String {
+    fn rest(&self, undo: bool, after: &str, left: &[FlowReport]) -> String {
         let count: u64 = match self {
             Self::Ourselves => left.iter().map(|flows| flows.inward).sum(),
             _ => left.iter().map(|flows| flows.outward).sum(),
         };
         match (self, undo) {
+            (Self::Blocked(peer), true) if after == "Drained" => {
+                format!("{peer} is Drained, as it was before it was cut off; undo: tombolo peers drain {peer} --undo\n")
+            }
             (_, true) => format!("{} is used again\n", self.name()),
             (Self::Blocked(peer), _) => format!("{peer} is cut off\n"),
             (Self::Drained(peer), _) => {
                 format!("{peer} gets no new connections from this host; {count} established ones are left\n")
             }
+            (Self::Node(node), _) => format!("node {node} is out of service\n"),
             (Self::Gateway(slot), _) => format!("gateway {slot} carries nothing of this host any more\n"),
             (Self::Ourselves, _) => {
                 format!("no member opens new connections to this host; {count} established ones are left\n")
@@ -302,9 +350,24 @@ async fn wait_for_gateway(run_dir: &Path, slot: u16, draining: bool) -> Result<(
     .await
 }
 
-async fn wait_until_back(run_dir: &Path, subject: &Subject) -> Result<(), String> {
+async fn wait_for_node(run_dir: &Path, node: &str, draining: bool) -> Result<(), String> {
+    until(async || {
+        let report = controller(run_dir).await?;
+        match report.nodes.iter().any(|known| known.node == node && known.draining == draining) {
+            true => Ok(()),
+            false => Err(format!("the controller does not know it of node {node} yet")),
+        }
+    })
+    .await
+}
+
+/// `after` is the state that the order left in force.
+async fn wait_until_back(run_dir: &Path, subject: &Subject, after: &str) -> Result<(), String> {
     if let Subject::Gateway(slot) = subject {
         return wait_for_gateway(run_dir, *slot, false).await;
+    }
+    if let Subject::Node(node) = subject {
+        return wait_for_node(run_dir, node, false).await;
     }
     until(async || {
         let report = controller(run_dir).await?;
@@ -313,7 +376,7 @@ async fn wait_until_back(run_dir: &Path, subject: &Subject) -> Result<(), String
             None => report.state_age.map(|_| report.state.clone()),
         };
         match used.as_deref() {
-            Some("Active") => Ok(()),
+            Some(used) if used == after => Ok(()),
             other => Err(format!("{} is {}", subject.name(), other.unwrap_or("not known"))),
         }
     })
@@ -323,6 +386,9 @@ async fn wait_until_back(run_dir: &Path, subject: &Subject) -> Result<(), String
 async fn wait_until_out(run_dir: &Path, subject: &Subject) -> Result<(), String> {
     if let Subject::Gateway(slot) = subject {
         return wait_for_gateway(run_dir, *slot, true).await;
+    }
+    if let Subject::Node(node) = subject {
+        return wait_for_node(run_dir, node, true).await;
     }
     let Some(peer) = subject.peer() else { return wait_until_shunned(run_dir).await };
     until(async || {
@@ -394,6 +460,7 @@ mod tests {
             port: "http".into(),
             before: shares(&[("birch", 100.0)]),
             after: shares(after),
+            ..MoveReport::default()
         }
     }
 
@@ -407,5 +474,8 @@ mod tests {
         assert_eq!(drained.refusal(&moves).unwrap(), "pay/api would have nobody without birch");
         assert_eq!(drained.refusal(&moves[..1]), None);
         assert_eq!(Subject::Blocked("birch".into()).refusal(&moves), None);
+        let leaving = [MoveReport { endpoints: 3, leaving: 2, ..moves[0].clone() }];
+        let text = Subject::Node("worker".into()).describe(false, &leaving);
+        assert!(text.contains("✓ shop/web http  2 of 3 endpoints leave  100% birch → 100% cedar\n"), "{text}");
     }
 }

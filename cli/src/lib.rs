@@ -73,6 +73,9 @@ async fn execute(arguments: Arguments) -> anyhow::Result<Outcome> {
         Command::Drain { part: Some(DrainPart::Gateway { slot, drain }), .. } => {
             drain::run(run_dir, drain::Subject::Gateway(slot), &drain).await
         }
+        Command::Drain { part: Some(DrainPart::Node { node, drain }), .. } => {
+            drain::run(run_dir, drain::Subject::Node(node), &drain).await
+        }
         Command::Drain { part: None, drain } => drain::run(run_dir, drain::Subject::Ourselves, &drain).await,
         Command::Keys { action: KeysCommand::Rotate(keys) } => keys::run(run_dir, &keys, false).await,
         Command::Keys { action: KeysCommand::Retire(keys) } => keys::run(run_dir, &keys, true).await,

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use api::health::Reachability;
 use api::report::{
-    ControllerReport, DnsReport, FeedReport, FlowReport, GatewayReport, NodeReport, PathReport, PeerSync,
+    ControllerReport, DnsReport, FeedReport, FlowReport, GatewayReport, NodeReport, NodeState, PathReport, PeerSync,
     RefusalReport, SessionReport,
 };
 use serde::Serialize;
@@ -80,6 +80,10 @@ fn is_drained(peer: &PeerSync) -> bool {
 fn drained_notes(status: &Status, notes: &mut Vec<(Glyph, String)>) {
     let Some(controller) = &status.controller else { return };
     let lasting = |age: Option<f64>| age.map(|age| format!(" for {}", seconds(age))).unwrap_or_default();
+    for NodeState { node, draining_age, .. } in controller.nodes.iter().filter(|node| node.draining) {
+        let age = lasting(*draining_age);
+        notes.push((Glyph::Warning, format!("node {node}: Draining{age}      undo: tombolo drain node {node} --undo")));
+    }
     if controller.state == DRAINING {
         let left: u64 = status.flows.iter().map(|flows| flows.inward).sum();
         let age = lasting(controller.state_age);

@@ -2,9 +2,10 @@
 
 use std::fmt::Display;
 
+use api::kubernetes::Node;
 use api::report::OrderReport;
 use api::{ClusterPeer, LocalCluster, TunnelGateway, names};
-use controller_core::orders::{Order, OrderRefused, ordered_gateway, ordered_local, ordered_peer};
+use controller_core::orders::{Order, OrderRefused, ordered_gateway, ordered_local, ordered_node, ordered_peer};
 use store::Store;
 
 use crate::keys;
@@ -34,6 +35,13 @@ pub(crate) async fn carry_out(store: &Store, order: &Order) -> Result<OrderRepor
             let missing = format!("there is no gateway {slot}: 'tombolo status' names those there are");
             let (name, subject) = (names::slot_gateway(*slot), format!("gateway {slot}"));
             write(store, (Some(names::SYSTEM_NAMESPACE), &name), subject, missing, ordered, state).await
+        }
+        Order::Node { node, undo } => {
+            let now = clock::wall();
+            let ordered = |found: &Node| ordered_node(found, *undo, now);
+            let state = |found: &Node| if api::order::is_drained(found) { "Draining" } else { "Active" }.to_owned();
+            let missing = format!("there is no node {node} in this cluster: its agent, or a manifest, makes its Node");
+            write(store, (None, node), format!("node {node}"), missing, ordered, state).await
         }
     }
 }

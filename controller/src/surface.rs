@@ -5,17 +5,18 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use api::ClusterId;
 use api::cluster_peer::PeerState;
 use api::conditions::{ConditionType, ServiceReason};
+use api::kubernetes::Node;
 use api::member_record::SignedRecord;
 use api::names;
-use api::report::{AgentReport, ControllerReport, PeerSync, RefusalReport, RotationReport};
+use api::report::{AgentReport, ControllerReport, NodeState, PeerSync, RefusalReport, RotationReport};
 use api::surface::{Readiness, Surface};
 use api::time::{Instant, WallTime};
+use api::{ClusterId, TunnelGateway};
 use controller_core::Engine;
 use controller_core::advertisement::ServiceName;
-use controller_core::orders::Order;
+use controller_core::orders::{Order, drained_since};
 use controller_core::rotation::{LONGEST, Rotation};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::Value;
@@ -218,6 +219,7 @@ fn report(engine: &Engine, leads: bool) -> ControllerReport {
         unserved: engine.unserved().iter().take(MAX_UNSERVED).map(ToString::to_string).collect(),
         rotations: engine.rotations(wall).map(|all| all.into_iter().map(rotation).collect()),
         peers: peers.collect(),
+        nodes: engine.local().nodes().values().map(|node| node_state(engine, node, wall)).collect(),
         ..ControllerReport::default()
     }
 }
@@ -229,6 +231,18 @@ fn rotation(rotation: Rotation) -> RotationReport {
         ends_in: LONGEST.saturating_sub(rotation.age).as_secs_f64(),
         told: rotation.waiting_for.is_some(),
         waiting_for: rotation.waiting_for.unwrap_or_default(),
+    }
+}
+
+fn node_state(engine: &Engine, node: &Node, wall: WallTime) -> NodeState {
+    let name = node.metadata.name.clone().unwrap_or_default();
+    let is_here = |gateway: &&TunnelGateway| gateway.status.as_ref().is_some_and(|status| status.node == name);
+    let age = |since: WallTime| Duration::from_millis(wall.as_millis().saturating_sub(since.as_millis())).as_secs_f64();
+    NodeState {
+        draining: api::order::is_drained(node),
+        draining_age: drained_since(node).map(age),
+        gateways: engine.gateways().filter(is_here).map(|gateway| gateway.spec.slot).collect(),
+        node: name,
     }
 }
 

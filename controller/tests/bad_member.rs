@@ -96,6 +96,7 @@ fn slice(addresses: &[&str]) -> Item {
         node: None,
         zone: None,
         ready: true,
+        finishing: false,
     };
     Item::Slice(AdvertisedSlice {
         family: Family::V4,

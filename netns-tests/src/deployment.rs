@@ -247,6 +247,25 @@ impl Deployment {
         node.output_of(command, START_LIMIT)
     }
 
+    /// Types a command at the cluster's gateway host, where its controller is; errors when it ends otherwise than with
+    /// `code`. What it printed, both streams.
+    pub fn types(&self, command: &str, code: i32) -> Result<String> {
+        let arguments: Vec<&str> = command.split(' ').collect();
+        let output = self.tombolo(self.cluster().gateway()?, &arguments)?;
+        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        ensure!(output.status.code() == Some(code), "tombolo {command}: {}, not {code}:\n{text}", output.status);
+        Ok(text)
+    }
+
+    /// Types a command until it ends with `code` and prints each of `texts`.
+    pub fn types_until(&self, limit: Duration, command: &str, code: i32, texts: &[&str]) -> Result<()> {
+        self.eventually(limit, &format!("tombolo {command} says {texts:?}"), || {
+            let printed = self.types(command, code)?;
+            ensure!(texts.iter().all(|text| printed.contains(text)), "tombolo {command}:\n{printed}");
+            Ok(())
+        })
+    }
+
     /// What a part answers to a question, as JSON.
     pub fn ask(&self, node: &Node, part: Part, question: &str) -> Result<Value> {
         let (status, body) = self.http(node, part, &format!("/ask/{question}"))?;

@@ -30,23 +30,6 @@ const MOST_DOWNLOADS: usize = 40;
 /// The promise for a peer that is cut off.
 const CUT_OFF_WITHIN: Duration = Duration::from_secs(5);
 
-/// Types a command at the cluster's gateway host; errors when it ends otherwise than with `code`. What it printed.
-fn types(deployment: &Deployment, command: &str, code: i32) -> Result<String> {
-    let arguments: Vec<&str> = command.split(' ').collect();
-    let output = deployment.tombolo(deployment.cluster().gateway()?, &arguments)?;
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    ensure!(output.status.code() == Some(code), "tombolo {command}: {}, not {code}:\n{text}", output.status);
-    Ok(text)
-}
-
-fn waits_for(deployment: &Deployment, command: &str, code: i32, texts: &[&str]) -> Result<()> {
-    deployment.eventually(PATIENCE, &format!("tombolo {command} says {texts:?}"), || {
-        let printed = types(deployment, command, code)?;
-        ensure!(texts.iter().all(|text| printed.contains(text)), "tombolo {command}:\n{printed}");
-        Ok(())
-    })
-}
-
 /// Three clusters; birch and cedar export a page and a stream under one name.
 fn joined(world: &World) -> Result<ThreeClusters> {
     let clusters = ThreeClusters::start(world)?;
@@ -97,8 +80,8 @@ struct Asker {
 #[derive(Debug, Default)]
 struct Asked {
     answered: usize,
-    /// Who answered since it was asked last.
-    by: BTreeSet<String>,
+    /// Clusters and pods that answered since it was asked last.
+    by: BTreeSet<(String, String)>,
     failed: Vec<String>,
 }
 
@@ -115,7 +98,7 @@ impl Asker {
                     match answer {
                         Ok(answer) => {
                             seen.answered += 1;
-                            seen.by.insert(answer.cluster);
+                            seen.by.insert((answer.cluster, answer.pod));
                         }
                         Err(error) => seen.failed.push(format!("{error:#}")),
                     }
@@ -127,7 +110,21 @@ impl Asker {
 
     /// Waits until these clusters and no others answer.
     fn wait_until_answered_by(&self, deployment: &Deployment, clusters: &[&str]) -> Result<()> {
-        deployment.eventually(PATIENCE, &format!("only {clusters:?} answer"), || {
+        self.wait_until(deployment, clusters, |(cluster, _)| cluster.clone())
+    }
+
+    /// Waits until these pods and no others answer, each as `cluster/pod`.
+    fn wait_until_answered_by_pods(&self, deployment: &Deployment, pods: &[&str]) -> Result<()> {
+        self.wait_until(deployment, pods, |(cluster, pod)| format!("{cluster}/{pod}"))
+    }
+
+    fn wait_until(
+        &self,
+        deployment: &Deployment,
+        wanted: &[&str],
+        name: fn(&(String, String)) -> String,
+    ) -> Result<()> {
+        deployment.eventually(PATIENCE, &format!("only {wanted:?} answer"), || {
             std::mem::take(&mut self.seen.lock().unwrap_or_else(PoisonError::into_inner).by);
             // Fifty answers leave one of two clusters that share them out once in ten million times.
             let enough = self.answered() + 50;
@@ -137,7 +134,8 @@ impl Asker {
                 std::thread::sleep(Duration::from_millis(5));
             }
             let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            ensure!(seen.by.iter().map(String::as_str).eq(clusters.iter().copied()), "{:?} answer", seen.by);
+            let by: BTreeSet<String> = seen.by.iter().map(name).collect();
+            ensure!(by.iter().map(String::as_str).eq(wanted.iter().copied()), "{by:?} answer");
             Ok(())
         })
     }
@@ -170,6 +168,14 @@ impl Drop for Asker {
     }
 }
 
+/// Kills the cluster's controller and starts it again.
+fn kill_controller(deployment: &Deployment) -> Result<()> {
+    let host = deployment.cluster().gateway()?;
+    deployment.process(Part::Controller, host)?.kill()?;
+    deployment.start_part(Part::Controller, host)?;
+    deployment.wait_until_ready(PATIENCE)
+}
+
 fn all_go_on(downloads: &[Download]) -> Result<()> {
     downloads.iter().try_for_each(|download| download.wait_for_more(PATIENCE))
 }
@@ -187,46 +193,48 @@ fn a_drained_peer_gets_no_new_connections_and_keeps_its_old_ones_until_it_is_use
         // What would leave a service with nobody is not done.
         let only = Service::http("shop", "only");
         clusters.birch.apply("only.yaml", &only.manifest(&[&clusters.servers[0]]))?;
-        waits_for(amber, "explain service shop/only", GOOD, &["100% birch"])?;
+        amber.types_until(PATIENCE, "explain service shop/only", GOOD, &["100% birch"])?;
         for command in ["peers drain birch", "peers drain birch --dry-run"] {
-            let printed = types(amber, command, REFUSED)?;
+            let printed = amber.types(command, REFUSED)?;
             let lines = ["✗ shop/only http  100% birch → nobody", "33% birch, 67% cedar → 100% cedar", "--force"];
             ensure!(lines.iter().all(|line| printed.contains(line)), "{printed}");
         }
         clusters.birch.remove("only.yaml")?;
-        waits_for(amber, "peers drain birch --dry-run", GOOD, &["nothing was changed"])?;
-        types(amber, "peers drain pine", FOUND_BAD)?;
-        types(amber, "peers drain a/b", USAGE)?;
-        waits_for(amber, "peers", GOOD, &["birch  Active"])?;
+        amber.types_until(PATIENCE, "peers drain birch --dry-run", GOOD, &["nothing was changed"])?;
+        amber.types("peers drain pine", FOUND_BAD)?;
+        amber.types("peers drain a/b", USAGE)?;
+        amber.types_until(PATIENCE, "peers", GOOD, &["birch  Active"])?;
         asker.wait_until_answered_by(amber, &["birch", "cedar"])?;
 
-        let printed = types(amber, "peers drain birch --wait", GOOD)?;
+        let printed = amber.types("peers drain birch --wait", GOOD)?;
         ensure!(printed.contains("peer birch: Active → Drained"), "{printed}");
         asker.wait_until_answered_by(amber, &["cedar"])?;
         all_go_on(&downloads)?;
         let worker = amber.cluster().worker()?;
         ensure!(open_flows(amber, worker, "birch")?.0 > 0, "the downloads from birch are not counted");
-        waits_for(amber, "status", GOOD, &["! birch: Drained for", "undo: tombolo peers drain birch --undo"])?;
-        waits_for(amber, "explain service shop/web", GOOD, &["100% cedar", "Drained"])?;
-        let again: serde_json::Value = serde_json::from_str(&types(amber, "peers drain birch -o json", GOOD)?)?;
+        amber.types_until(
+            PATIENCE,
+            "status",
+            GOOD,
+            &["! birch: Drained for", "undo: tombolo peers drain birch --undo"],
+        )?;
+        amber.types_until(PATIENCE, "explain service shop/web", GOOD, &["100% cedar", "Drained"])?;
+        let again: serde_json::Value = serde_json::from_str(&amber.types("peers drain birch -o json", GOOD)?)?;
         let order: OrderReport = serde_json::from_value(again["order"].clone())?;
         ensure!(!order.changed && order.after == "Drained", "{order:?}");
 
         // The order outlives the controller.
-        let controller = amber.cluster().nodes().first().context("a first node")?.clone();
-        amber.process(Part::Controller, &controller)?.kill()?;
-        amber.start_part(Part::Controller, &controller)?;
-        amber.wait_until_ready(PATIENCE)?;
-        waits_for(amber, "peers", GOOD, &["birch  Drained"])?;
+        kill_controller(amber)?;
+        amber.types_until(PATIENCE, "peers", GOOD, &["birch  Drained"])?;
         asker.wait_until_answered_by(amber, &["cedar"])?;
 
-        let printed = types(amber, "peers drain birch --undo --wait", GOOD)?;
+        let printed = amber.types("peers drain birch --undo --wait", GOOD)?;
         ensure!(printed.contains("peer birch: Drained → Active") && printed.contains("used again"), "{printed}");
         asker.wait_until_answered_by(amber, &["birch", "cedar"])?;
         all_go_on(&downloads)?;
         asker.stop()?;
         ensure!(std::fs::read(amber.manifests().join("peer-birch.yaml"))? == manifest, "the manifest was written");
-        waits_for(amber, "events", GOOD, &["peer birch", "Active → Drained", "Drained → Active"])
+        amber.types_until(PATIENCE, "events", GOOD, &["peer birch", "Active → Drained", "Drained → Active"])
     });
 }
 
@@ -239,25 +247,83 @@ fn a_draining_cluster_is_left_by_all_members_and_keeps_its_old_connections_until
         // What birch alone exports would have nobody.
         birch.apply("shop-here.yaml", &manifest::namespace("shop"))?;
         birch.apply("only.yaml", &Service::http("shop", "only").manifest(&[&clusters.servers[0]]))?;
-        waits_for(birch, "drain --dry-run", REFUSED, &["✗ shop/only http  100% birch → nobody"])?;
+        birch.types_until(PATIENCE, "drain --dry-run", REFUSED, &["✗ shop/only http  100% birch → nobody"])?;
         birch.remove("only.yaml")?;
-        waits_for(birch, "drain --dry-run", GOOD, &["33% birch, 67% cedar → 100% cedar", "nothing was changed"])?;
+        birch.types_until(
+            PATIENCE,
+            "drain --dry-run",
+            GOOD,
+            &["33% birch, 67% cedar → 100% cedar", "nothing was changed"],
+        )?;
 
         let downloads = downloads(&clusters, target)?;
         let asker = Asker::start(&clusters.client, target, PATIENCE);
         asker.wait_until_answered_by(amber, &["birch", "cedar"])?;
-        let printed = types(birch, "drain --wait", GOOD)?;
+        let printed = birch.types("drain", GOOD)?;
+        // What was said to be done is on disk.
+        kill_controller(birch)?;
         ensure!(printed.contains("cluster: Active → Draining"), "{printed}");
+        let printed = birch.types("drain --wait", GOOD)?;
+        ensure!(printed.contains("cluster: Draining already"), "{printed}");
         asker.wait_until_answered_by(amber, &["cedar"])?;
         all_go_on(&downloads)?;
         ensure!(open_flows(birch, birch.cluster().worker()?, "amber")?.1 > 0, "the downloads are not counted in birch");
-        waits_for(birch, "status", GOOD, &["! this cluster: Draining for", "undo: tombolo drain --undo"])?;
-        waits_for(amber, "status", GOOD, &["! birch: Draining for", "by its own word"])?;
-        waits_for(amber, "peers", GOOD, &["birch  Draining"])?;
+        birch.types_until(PATIENCE, "status", GOOD, &["! this cluster: Draining for", "undo: tombolo drain --undo"])?;
+        amber.types_until(PATIENCE, "status", GOOD, &["! birch: Draining for", "by its own word"])?;
+        amber.types_until(PATIENCE, "peers", GOOD, &["birch  Draining"])?;
 
-        types(birch, "drain --undo --wait", GOOD)?;
+        birch.types("drain --undo --wait", GOOD)?;
         asker.wait_until_answered_by(amber, &["birch", "cedar"])?;
         all_go_on(&downloads)?;
+        asker.stop()
+    });
+}
+
+#[test]
+fn the_endpoints_on_a_drained_node_get_no_new_connections_and_keep_their_old_ones() {
+    world_test(|world| {
+        let clusters = joined(world)?;
+        let (amber, birch, cedar) = (&clusters.amber, &clusters.birch, &clusters.cedar);
+        let [target, _] = clusters.web()?;
+        let worker = cedar.cluster().worker()?;
+        let drain = format!("drain node {}", worker.node_name());
+        let mut downloads = downloads(&clusters, target)?;
+        while open_flows(cedar, worker, "amber")?.1 == 0 {
+            ensure!(downloads.len() < MOST_DOWNLOADS, "no download from {}", worker.name());
+            downloads.push(Download::start(&clusters.client, SocketAddr::new(target.ip(), STREAM), PATIENCE)?);
+        }
+        let asker = Asker::start(&clusters.client, target, PATIENCE);
+        asker.wait_until_answered_by_pods(amber, &["birch/web-1", "cedar/web-1", "cedar/web-2"])?;
+
+        // What would leave a service with nobody is not done.
+        let here = birch.cluster().worker()?.node_name();
+        birch.apply("shop-here.yaml", &manifest::namespace("shop"))?;
+        birch.apply("only.yaml", &Service::http("shop", "only").manifest(&[&clusters.servers[0]]))?;
+        let lines = ["✗ shop/only http  1 of 1 endpoints leave  100% birch → nobody", "--force"];
+        birch.types_until(PATIENCE, &format!("drain node {here}"), REFUSED, &lines)?;
+        birch.types("drain node nowhere", FOUND_BAD)?;
+        birch.remove("only.yaml")?;
+        let lines = ["✓ shop/web http  1 of 2 endpoints leave", "nothing was changed"];
+        cedar.types_until(PATIENCE, &format!("{drain} --dry-run"), GOOD, &lines)?;
+
+        let printed = cedar.types(&drain, GOOD)?;
+        kill_controller(cedar)?;
+        ensure!(printed.contains(&format!("node {}: Active → Draining", worker.node_name())), "{printed}");
+        asker.wait_until_answered_by_pods(amber, &["birch/web-1", "cedar/web-2"])?;
+        // The cluster's own clients leave it as well.
+        cedar.types_until(PATIENCE, "explain service shop/web", GOOD, &["1/2"])?;
+        all_go_on(&downloads)?;
+        let note = format!("! node {}: Draining for", worker.node_name());
+        cedar.types_until(PATIENCE, "status", GOOD, &[&note, &format!("undo: tombolo {drain} --undo")])?;
+        ensure!(open_flows(cedar, worker, "amber")?.1 > 0, "the downloads are not counted");
+
+        cedar.types(&format!("{drain} --undo --wait"), GOOD)?;
+        asker.wait_until_answered_by_pods(amber, &["birch/web-1", "cedar/web-1", "cedar/web-2"])?;
+        all_go_on(&downloads)?;
+        // A node with a gateway on it says that the gateway stays.
+        let gateway = cedar.cluster().gateway()?.node_name();
+        let lines = ["! gateway 0 is on", "tombolo drain gateway 0"];
+        cedar.types_until(PATIENCE, &format!("drain node {gateway} --dry-run"), GOOD, &lines)?;
         asker.stop()
     });
 }
@@ -271,7 +337,7 @@ fn a_blocked_peer_is_cut_off_within_five_seconds_everywhere_and_comes_back() {
         let worker = amber.cluster().worker()?;
         let asker = Asker::start(&clusters.client, target, Duration::from_millis(500));
         let begun = Instant::now();
-        let printed = types(amber, "peers block birch --wait", GOOD)?;
+        let printed = amber.types("peers block birch --wait", GOOD)?;
         ensure!(printed.contains("peer birch: Active → Blocked") && printed.contains("birch is cut off"), "{printed}");
         amber.eventually(
             PATIENCE,
@@ -283,10 +349,10 @@ fn a_blocked_peer_is_cut_off_within_five_seconds_everywhere_and_comes_back() {
                     let closed = routes.iter().all(|route| route["reason"] == "Blackhole");
                     ensure!(!routes.is_empty() && closed, "{}: {routes:?}", node.name());
                 }
-                let peers: Vec<PeerSync> = serde_json::from_str(&types(amber, "peers -o json", GOOD)?)?;
+                let peers: Vec<PeerSync> = serde_json::from_str(&amber.types("peers -o json", GOOD)?)?;
                 let birch = peers.iter().find(|peer| peer.peer == "birch").context("birch is no peer")?;
                 ensure!(birch.used == "Blocked" && !birch.synced && birch.services_in == 0, "{birch:?}");
-                let printed = types(amber, "explain dns web.shop.svc.clusterset.local", GOOD)?;
+                let printed = amber.types("explain dns web.shop.svc.clusterset.local", GOOD)?;
                 ensure!(!printed.contains("birch"), "{printed}");
                 ensure!(amber.tombolo(worker, &["ping", "birch"])?.status.code() != Some(GOOD), "birch answers");
                 amber.wait_for_shares(worker, "shop/web", &[("cedar", 1)], Duration::ZERO)
@@ -298,13 +364,24 @@ fn a_blocked_peer_is_cut_off_within_five_seconds_everywhere_and_comes_back() {
         asker.wait_until_answered_by(amber, &["cedar"])?;
         // Its gateway knocks on, and is refused by name.
         amber.eventually(2 * PATIENCE, "what birch sends is refused by name", || {
-            let refused: Vec<RefusalReport> = serde_json::from_str(&types(amber, "refusals -o json", GOOD)?)?;
+            let refused: Vec<RefusalReport> = serde_json::from_str(&amber.types("refusals -o json", GOOD)?)?;
             let named = refused.iter().any(|refused| refused.reason == "BlockedPeer" && refused.count > 0);
             ensure!(named, "{refused:?}");
             Ok(())
         })?;
-        waits_for(amber, "peers drain birch", REFUSED, &["tombolo peers block birch --undo"])?;
-        types(amber, "peers block birch --undo --wait", GOOD)?;
+        amber.types_until(PATIENCE, "peers drain birch", REFUSED, &["tombolo peers block birch --undo"])?;
+        amber.types("peers block birch --undo --wait", GOOD)?;
+        asker.wait_until_answered_by(amber, &["birch", "cedar"])?;
+
+        // A block that is laid over a drain leaves it standing.
+        amber.types("peers drain birch", GOOD)?;
+        amber.types("peers block birch --wait", GOOD)?;
+        let printed = amber.types("peers block birch --undo --wait", GOOD)?;
+        ensure!(printed.contains("peer birch: Blocked → Drained"), "{printed}");
+        amber.wait_until_connected("birch", PATIENCE)?;
+        amber.types_until(PATIENCE, "status", GOOD, &["! birch: Drained for"])?;
+        asker.wait_until_answered_by(amber, &["cedar"])?;
+        amber.types("peers drain birch --undo --wait", GOOD)?;
         asker.wait_until_answered_by(amber, &["birch", "cedar"])
     });
 }
@@ -317,10 +394,10 @@ fn a_drained_gateway_carries_nothing_and_nothing_is_lost_until_it_carries_again(
         let mut flows = clusters.flows()?;
         flows.start_measuring()?;
         flows.wait_until_all_go_on()?;
-        types(amber, "drain gateway 7", REFUSED)?;
-        let printed = types(amber, "drain gateway 0 --wait", GOOD)?;
+        amber.types("drain gateway 7", REFUSED)?;
+        let printed = amber.types("drain gateway 0 --wait", GOOD)?;
         ensure!(printed.contains("gateway 0: Active → Draining"), "{printed}");
-        waits_for(amber, "status", GOOD, &["! gateway 0 at", "Draining, by order"])?;
+        amber.types_until(PATIENCE, "status", GOOD, &["! gateway 0 at", "Draining, by order"])?;
         for node in amber.cluster().nodes() {
             amber.eventually(PATIENCE, &format!("{} sends nothing by gateway 0", node.name()), || {
                 let routes = amber.ask(node, Part::Node, "routes?peer=birch")?;
@@ -330,10 +407,10 @@ fn a_drained_gateway_carries_nothing_and_nothing_is_lost_until_it_carries_again(
                 Ok(())
             })?;
         }
-        let last = types(amber, "drain gateway 1", REFUSED)?;
+        let last = amber.types("drain gateway 1", REFUSED)?;
         ensure!(last.contains("no other gateway of this cluster could carry what gateway 1 carries"), "{last}");
         flows.wait_until_all_go_on()?;
-        types(amber, "drain gateway 0 --undo --wait", GOOD)?;
+        amber.types("drain gateway 0 --undo --wait", GOOD)?;
         flows.spread()?;
         let seen = flows.stop();
         ensure!(seen.ended.is_empty() && seen.lost == 0, "{seen:?}");

@@ -180,9 +180,10 @@ impl Surface for NodeSurface {
                 serde_json::to_value(self.ask(|to| Question::Routes(peer, to))?).ok()
             }
             "whatif" => {
-                let supposed = match parameter("peer") {
-                    Some(peer) => Supposed::PeerDrained(ClusterId::new(peer).ok()?),
-                    None => Supposed::WeDrain,
+                let supposed = match (parameter("peer"), parameter("node")) {
+                    (Some(peer), _) => Supposed::PeerDrained(ClusterId::new(peer).ok()?),
+                    (None, Some(node)) => Supposed::NodeDrained(node.to_owned()),
+                    (None, None) => Supposed::WeDrain,
                 };
                 serde_json::to_value(self.ask(|to| Question::Moves(supposed, to))?).ok()
             }

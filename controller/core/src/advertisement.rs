@@ -116,6 +116,10 @@ pub struct AdvertisedEndpoint {
     pub zone: Option<String>,
     /// Endpoints that are not ready travel too: policies count them (`spillBelow.percent`).
     pub ready: bool,
+    /// Not ready for new connections, and goes on with those it has (`serving` of `EndpointConditions`): its node is
+    /// drained, or its pod ends in good order.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub finishing: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

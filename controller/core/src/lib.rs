@@ -20,7 +20,7 @@
 //! | which replica writes | [`lease`] |
 //! | who is a member, and whose record is newer | [`membership`] |
 //! | when the old keys of a gateway may go | [`rotation`] |
-//! | what the operator orders for the moment | [`orders`] |
+//! | what the operator orders for the moment, and which endpoints that takes out | [`orders`], [`drained_nodes`] |
 //! | conditions, and those of routing policies | [`condition`], [`policy`] |
 //!
 //! Start with [`engine::Engine`]: it owns all of it.
@@ -35,6 +35,7 @@ pub mod advertisement;
 pub mod agents;
 pub mod condition;
 pub mod conversation;
+pub mod drained_nodes;
 pub mod engine;
 pub mod host_plan;
 pub mod index;

@@ -20,6 +20,7 @@ use crate::advertisement::{
     AdvertisedEndpoint, AdvertisedService, Advertisement, Family, Item, ItemChange, ItemKey, ServiceName, TargetPort,
 };
 use crate::agents::Agents;
+use crate::drained_nodes::DrainedNodes;
 use crate::index::{Index, ObjectKey, Observed, Touched};
 use crate::recall::{self, Recall, Remembered};
 use crate::slices;
@@ -42,6 +43,8 @@ pub struct ExportVerdict {
     pub withheld: usize,
     /// Endpoints that count as ready because nothing says otherwise: no check asks them, and their slice does not tell.
     pub unchecked: usize,
+    /// Endpoints on drained nodes: they finish what they have.
+    pub drained: usize,
 }
 
 pub struct LocalIndex {
@@ -51,6 +54,7 @@ pub struct LocalIndex {
     namespaces: Index<Namespace>,
     nodes: Index<Node>,
     agents: Agents,
+    drained: DrainedNodes,
     /// Names of the slices of each service.
     slices_of: BTreeMap<ServiceName, BTreeSet<String>>,
     /// Services with endpoints on each node.
@@ -76,6 +80,7 @@ impl LocalIndex {
             namespaces: Index::default(),
             nodes: Index::default(),
             agents: Agents::new(started),
+            drained: DrainedNodes::default(),
             slices_of: BTreeMap::new(),
             on_node: BTreeMap::new(),
             since: BTreeMap::new(),
@@ -140,7 +145,11 @@ impl LocalIndex {
 
     pub fn observe_nodes(&mut self, step: Observed<Node>, now: Instant) {
         for touched in self.nodes.observe(step) {
-            self.agents.observe_node(&touched.key.name, self.nodes.get(&touched.key));
+            let node = self.nodes.get(&touched.key);
+            self.agents.observe_node(&touched.key.name, node);
+            if self.drained.observe(&touched.key.name, node) {
+                self.dirty.extend(self.exports.iter().map(|(key, _)| key.service()));
+            }
         }
         self.tick(now);
     }
@@ -285,7 +294,15 @@ impl LocalIndex {
         let key = ObjectKey::from(name);
         let Some(export) = self.exports.get(&key) else { return (None, nothing) };
         let refused = |valid, ready, message: &str| {
-            Some(ExportVerdict { valid, ready, message: message.into(), endpoints: 0, withheld: 0, unchecked: 0 })
+            Some(ExportVerdict {
+                valid,
+                ready,
+                message: message.into(),
+                endpoints: 0,
+                withheld: 0,
+                unchecked: 0,
+                drained: 0,
+            })
         };
         if export.metadata.deletion_timestamp.is_some() || !self.has_namespace(&name.namespace) {
             let message = "The export or its namespace is being deleted.";
@@ -317,7 +334,7 @@ impl LocalIndex {
         let first_exported = self.recall.first_exported(name, first_exported(&mut self.since, name, export, now));
         let publish_unready = spec.publish_not_ready_addresses == Some(true);
         let mut items = BTreeMap::new();
-        let (mut total, mut withheld, mut unchecked) = (0, 0, 0);
+        let (mut total, mut withheld, mut unchecked, mut drained) = (0, 0, 0, 0);
         let mut families = BTreeSet::new();
         let mut nodes = BTreeSet::new();
         for slice_name in self.slices_of.get(name).into_iter().flatten() {
@@ -332,19 +349,24 @@ impl LocalIndex {
                     withheld += endpoint.addresses.len();
                     continue;
                 }
-                let told = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready);
+                let conditions = endpoint.conditions.as_ref();
+                let told = conditions.and_then(|conditions| conditions.ready);
+                let serving = conditions.and_then(|conditions| conditions.serving) == Some(true);
                 if told.is_none() && !publish_unready && !has_check(slice) {
                     unchecked += endpoint.addresses.len();
                 }
                 let ready = publish_unready || told.unwrap_or(true);
                 let addresses = endpoint.addresses.iter().filter_map(|text| text.parse::<IpAddr>().ok());
                 endpoints.extend(addresses.filter(|address| Family::of(*address) == family).map(|address| {
+                    let leaves = self.drained.hold(endpoint.node_name.as_deref(), address);
+                    drained += usize::from(leaves);
                     AdvertisedEndpoint {
                         address,
                         hostname: endpoint.hostname.clone(),
                         node: endpoint.node_name.clone(),
                         zone: endpoint.zone.clone(),
-                        ready,
+                        ready: ready && !leaves,
+                        finishing: (ready && leaves) || (!ready && serving),
                     }
                 }));
             }
@@ -402,8 +424,12 @@ impl LocalIndex {
                 names::CHECK
             ),
         };
+        let message = match drained {
+            0 => message,
+            _ => format!("{message} {drained} are on drained nodes and get no new connections."),
+        };
         let valid = ServiceReason::Valid;
-        (Some(ExportVerdict { valid, ready, message, endpoints: total, withheld, unchecked }), items)
+        (Some(ExportVerdict { valid, ready, message, endpoints: total, withheld, unchecked, drained }), items)
     }
 }
 

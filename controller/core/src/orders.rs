@@ -8,8 +8,13 @@ use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 
 use api::cluster_peer::PeerState;
+use api::kubernetes::Node;
 use api::local_cluster::LocalState;
+use api::time::WallTime;
 use api::{ClusterId, ClusterPeer, LocalCluster, TunnelGateway, names};
+use k8s_openapi::jiff::Timestamp;
+
+use crate::condition;
 
 /// An order, as the operator's tool writes it: `peer-state?peer=birch&state=Drained&undo=true`, `local-state?undo=false`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +36,11 @@ pub enum Order {
     /// A gateway of this cluster gives its traffic to the others: `gateway-state?slot=0&undo=false`.
     Gateway {
         slot: u16,
+        undo: bool,
+    },
+    /// The endpoints on a node of this cluster get no new connections: `node-state?node=worker&undo=false`.
+    Node {
+        node: String,
         undo: bool,
     },
 }
@@ -62,6 +72,7 @@ impl Order {
                 Some(Self::Keys { slot, retire: parameters.get("retire").is_some_and(|retire| *retire == "true") })
             }
             "gateway-state" => Some(Self::Gateway { slot: parameters.get("slot")?.parse().ok()?, undo }),
+            "node-state" => Some(Self::Node { node: (*parameters.get("node")?).to_string(), undo }),
             _ => None,
         }
     }
@@ -71,21 +82,31 @@ impl Order {
 pub fn ordered_peer(peer: &ClusterPeer, state: PeerState, undo: bool) -> Result<Option<ClusterPeer>, OrderRefused> {
     let name = || peer.metadata.name.clone().unwrap_or_default();
     let standing = peer.ordered_state();
+    let before = || peer.metadata.annotations.as_ref().and_then(|all| all.get(names::STATE_BEFORE)).cloned();
     let wanted = match (undo, standing) {
         (false, PeerState::Blocked) if state != PeerState::Blocked => return Err(OrderRefused::Blocked(name())),
         (false, standing) if standing == state => return Ok(None),
-        (false, _) => Some(state.as_str()),
+        (false, _) => Some(state),
         (true, PeerState::Blocked) if state != PeerState::Blocked => return Err(OrderRefused::Blocked(name())),
         (true, PeerState::Drained) if state == PeerState::Blocked => return Err(OrderRefused::OnlyDrained(name())),
         (true, _) if peer.spec.state >= state => {
             return Err(OrderRefused::ByManifest(name(), peer.spec.state.as_str()));
         }
         (true, PeerState::Active) => return Ok(None),
+        // A block lies over a drain: who takes the block back did not say that the peer is fit for work.
+        (true, PeerState::Blocked) => before().and_then(|text| text.parse().ok()).filter(|below| is_below(*below)),
         (true, _) => None,
     };
+    let below = (wanted == Some(PeerState::Blocked) && standing != PeerState::Active).then_some(standing.as_str());
     let mut peer = peer.clone();
-    annotate(&mut peer.metadata.annotations, wanted);
+    annotate(&mut peer.metadata.annotations, names::STATE, wanted.map(PeerState::as_str));
+    annotate(&mut peer.metadata.annotations, names::STATE_BEFORE, below);
     Ok(Some(peer))
+}
+
+/// Whether a block can lie over it.
+fn is_below(state: PeerState) -> bool {
+    !matches!(state, PeerState::Active | PeerState::Blocked)
 }
 
 /// This cluster as the order wants it; none where it is so already.
@@ -98,7 +119,7 @@ pub fn ordered_local(local: &LocalCluster, undo: bool) -> Result<Option<LocalClu
         return Ok(None);
     }
     let mut local = local.clone();
-    annotate(&mut local.metadata.annotations, (!undo).then_some(LocalState::Draining.as_str()));
+    annotate(&mut local.metadata.annotations, names::STATE, (!undo).then_some(LocalState::Draining.as_str()));
     Ok(Some(local))
 }
 
@@ -108,15 +129,34 @@ pub fn ordered_gateway(gateway: &TunnelGateway, undo: bool) -> Result<Option<Tun
         return Ok(None);
     }
     let mut gateway = gateway.clone();
-    annotate(&mut gateway.metadata.annotations, (!undo).then_some(LocalState::Draining.as_str()));
+    annotate(&mut gateway.metadata.annotations, names::STATE, (!undo).then_some(LocalState::Draining.as_str()));
     Ok(Some(gateway))
 }
 
-fn annotate(annotations: &mut Option<BTreeMap<String, String>>, state: Option<&str>) {
+/// The node as the order wants it, with the time it is given; none where it is so already.
+pub fn ordered_node(node: &Node, undo: bool, now: WallTime) -> Result<Option<Node>, OrderRefused> {
+    if api::order::is_drained(node) != undo {
+        return Ok(None);
+    }
+    let mut node = node.clone();
+    let since = condition::object_time(now).0.to_string();
+    annotate(&mut node.metadata.annotations, names::STATE, (!undo).then_some(LocalState::Draining.as_str()));
+    annotate(&mut node.metadata.annotations, names::STATE_SINCE, (!undo).then_some(since.as_str()));
+    Ok(Some(node))
+}
+
+/// Since when a node is drained; none where it is not, or where nobody wrote it.
+pub fn drained_since(node: &Node) -> Option<WallTime> {
+    let text = node.metadata.annotations.as_ref()?.get(names::STATE_SINCE)?;
+    let since: Timestamp = text.parse().ok()?;
+    u64::try_from(since.as_millisecond()).ok().map(WallTime::from_millis)
+}
+
+fn annotate(annotations: &mut Option<BTreeMap<String, String>>, name: &str, state: Option<&str>) {
     let all = annotations.get_or_insert_default();
     match state {
-        Some(state) => drop(all.insert(names::STATE.to_string(), state.to_string())),
-        None => drop(all.remove(names::STATE)),
+        Some(state) => drop(all.insert(name.to_string(), state.to_string())),
+        None => drop(all.remove(name)),
     }
     if all.is_empty() {
         *annotations = None;
@@ -132,7 +172,8 @@ mod tests {
             "metadata": {"name": "birch"}, "spec": {"identityKeys": [], "record": "", "state": spec},
         }))
         .unwrap();
-        annotate(&mut peer.metadata.annotations, (ordered != PeerState::Active).then_some(ordered.as_str()));
+        let ordered = (ordered != PeerState::Active).then_some(ordered.as_str());
+        annotate(&mut peer.metadata.annotations, names::STATE, ordered);
         peer
     }
 
@@ -156,6 +197,22 @@ mod tests {
         assert_eq!(after(Active, Active, Drained, true), Ok((Active, false)));
         assert_eq!(after(Active, Drained, Blocked, false), Ok((Blocked, true)));
         assert_eq!(after(Drained, Blocked, Blocked, true), Ok((Drained, true)), "what the manifest says is left");
+    }
+
+    #[test]
+    fn a_block_that_is_taken_back_leaves_the_drain_it_was_laid_over() {
+        use PeerState::{Active, Blocked, Drained};
+        let order = |peer: &ClusterPeer, state, undo| ordered_peer(peer, state, undo).unwrap().unwrap();
+        let drained = order(&peer(Active, Active), Drained, false);
+        let blocked = order(&drained, Blocked, false);
+        assert_eq!(blocked.state(), Blocked);
+        assert_eq!(ordered_peer(&blocked, Blocked, false), Ok(None), "a block over a block forgets nothing");
+        let back = order(&blocked, Blocked, true);
+        assert_eq!(back, drained);
+        assert_eq!(order(&back, Drained, true), peer(Active, Active), "no annotation is left behind");
+        let mut odd = blocked;
+        annotate(&mut odd.metadata.annotations, names::STATE_BEFORE, Some("Blocked"));
+        assert_eq!(order(&odd, Blocked, true).state(), Active, "a block lies over no block");
     }
 
     #[test]
@@ -197,6 +254,17 @@ mod tests {
     }
 
     #[test]
+    fn a_node_is_drained_since_a_time_and_comes_back_as_it_was() {
+        let (node, now) = (Node::default(), crate::testing::time(7));
+        let drained = ordered_node(&node, false, now).unwrap().unwrap();
+        assert!(api::order::is_drained(&drained));
+        assert_eq!((drained_since(&drained), drained_since(&node)), (Some(now), None));
+        assert_eq!(ordered_node(&drained, false, now), Ok(None));
+        assert_eq!(ordered_node(&drained, true, now), Ok(Some(node.clone())));
+        assert_eq!(ordered_node(&node, true, now), Ok(None));
+    }
+
+    #[test]
     fn an_order_that_is_none_is_not_read_as_one() {
         for text in [
             "peer-state",
@@ -204,6 +272,7 @@ mod tests {
             "peer-state?peer=No&state=Drained",
             "gateway-state",
             "keys?slot=all",
+            "node-state",
             "",
         ] {
             assert_eq!(Order::parse(text), None, "{text}");

@@ -96,7 +96,11 @@ pub fn imported(source: Source<'_>) -> Option<EndpointSlice> {
     }
     let endpoints = source.slice.endpoints.iter().map(|endpoint| Endpoint {
         addresses: vec![endpoint.address.to_string()],
-        conditions: Some(EndpointConditions { ready: Some(endpoint.ready && !source.silent), ..Default::default() }),
+        conditions: Some(EndpointConditions {
+            ready: Some(endpoint.ready && !source.silent),
+            serving: endpoint.finishing.then_some(!source.silent),
+            terminating: None,
+        }),
         hostname: endpoint.hostname.clone(),
         node_name: endpoint.node.clone().filter(|_| source.local),
         zone: endpoint.zone.clone(),
@@ -165,6 +169,7 @@ mod tests {
                 node: None,
                 zone: None,
                 ready: true,
+                finishing: false,
             })
             .collect()
     }

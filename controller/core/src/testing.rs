@@ -55,6 +55,7 @@ pub(crate) fn plain_slice(addresses: &[&str]) -> AdvertisedSlice {
                 node: None,
                 zone: None,
                 ready: true,
+                finishing: false,
             })
             .collect(),
     }

@@ -53,6 +53,8 @@ pub struct EndpointFacts {
     /// The first address alone: the others are fungible by the API's own words.
     pub address: IpAddr,
     pub ready: bool,
+    /// Not ready for new flows, and goes on with those it has.
+    pub finishing: bool,
     pub node: Option<String>,
 }
 
@@ -130,8 +132,11 @@ impl SliceFacts {
             }
             if let Some(address) = read_address(text, &mut problems) {
                 // Unknown is ready: discovery.k8s.io/v1, EndpointConditions.
-                let ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true);
-                endpoints.push(EndpointFacts { address, ready, node: endpoint.node_name.clone() });
+                let conditions = endpoint.conditions.as_ref();
+                let ready = conditions.and_then(|conditions| conditions.ready).unwrap_or(true);
+                let serving = conditions.and_then(|conditions| conditions.serving) == Some(true);
+                let finishing = serving && !ready;
+                endpoints.push(EndpointFacts { address, ready, finishing, node: endpoint.node_name.clone() });
             }
         }
         (Some(Self { owner, ports, endpoints }), problems)

@@ -36,8 +36,8 @@ pub struct Served {
     pub frontends: BTreeMap<Frontend, Service>,
     pub memories: BTreeMap<Place, Memory>,
     pub decided: BTreeMap<Place, Decided>,
-    /// UDP flows to these endpoints go on, though new ones go elsewhere: their cluster is drained and not gone. The kernel
-    /// would end them with the slot, for an endpoint that leaves takes what is sent to it along.
+    /// UDP flows to these endpoints go on, though new ones go elsewhere: their cluster or their node is drained and not
+    /// gone. The kernel would end them with the slot, for an endpoint that leaves takes what is sent to it along.
     pub finishing: BTreeSet<(Frontend, Backend)>,
     /// What changed since it was decided before.
     pub changes: BTreeSet<ShareChange>,
@@ -53,6 +53,8 @@ pub struct Endpoints {
     pub counts: EndpointCounts,
     /// The ready ones, in order.
     pub ready: BTreeMap<ClusterId, Vec<Backend>>,
+    /// Those that are not ready and go on with the flows they have.
+    pub finishing: BTreeMap<ClusterId, Vec<Backend>>,
 }
 
 /// All frontends of a service. `last` is what was decided before; `before` is what is in force: endpoints keep their
@@ -87,7 +89,10 @@ pub fn serve(
             let finishing: Vec<Backend> = match port.protocol {
                 Protocol::Udp => {
                     let drained = |cluster: &ClusterId| scene.clusters.lets_finish(cluster, scene.now);
-                    endpoints.ready.iter().filter(|(id, _)| drained(id)).flat_map(|(_, all)| all.clone()).collect()
+                    let there = |id: &ClusterId| drained(id) || scene.clusters.standing(id, scene.now).is_ok();
+                    let ready = endpoints.ready.iter().filter(|(id, _)| drained(id));
+                    let leaving = endpoints.finishing.iter().filter(|(id, _)| there(id));
+                    ready.chain(leaving).flat_map(|(_, all)| all.clone()).collect()
                 }
                 Protocol::Tcp | Protocol::Sctp => Vec::new(),
             };
@@ -138,24 +143,32 @@ pub fn endpoints<'a>(
     port: &PortFacts,
     family: Family,
 ) -> Endpoints {
-    let mut all: BTreeMap<&ClusterId, BTreeMap<Backend, bool>> = BTreeMap::new();
+    let mut all: BTreeMap<&ClusterId, BTreeMap<Backend, (bool, bool)>> = BTreeMap::new();
     for (cluster, slice) in slices {
         for offered in slice.ports.iter().filter(|own| own.name == port.name && own.protocol == port.protocol) {
             let of_family = slice.endpoints.iter().filter(|endpoint| Family::of(endpoint.address) == family);
             for endpoint in of_family {
                 let backend = Backend { address: endpoint.address, port: offered.port };
                 // Listed twice, it is ready when one of both says so.
-                *all.entry(cluster).or_default().entry(backend).or_default() |= endpoint.ready;
+                let (ready, finishing) = all.entry(cluster).or_default().entry(backend).or_default();
+                *ready |= endpoint.ready;
+                *finishing |= endpoint.finishing;
             }
         }
     }
     let mut endpoints = Endpoints::default();
     for (cluster, backends) in all {
-        let ready: Vec<Backend> = backends.iter().filter(|(_, ready)| **ready).map(|(backend, _)| *backend).collect();
+        let those = |wanted: fn(&(bool, bool)) -> bool| -> Vec<Backend> {
+            backends.iter().filter(|(_, said)| wanted(said)).map(|(backend, _)| *backend).collect()
+        };
+        let (ready, finishing) = (those(|(ready, _)| *ready), those(|(ready, finishing)| !ready && *finishing));
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let counts = EndpointCount { ready: count(ready.len()), total: count(backends.len()) };
         endpoints.counts.insert(cluster.clone(), counts);
         endpoints.ready.insert(cluster.clone(), ready);
+        if !finishing.is_empty() {
+            endpoints.finishing.insert(cluster.clone(), finishing);
+        }
     }
     endpoints
 }

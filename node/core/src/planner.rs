@@ -406,12 +406,17 @@ impl NodeCore {
 
     /// Whether an endpoint of this cluster lives on this host.
     fn is_here(&self, endpoint: &EndpointFacts) -> bool {
+        self.is_at(endpoint, &self.name)
+    }
+
+    /// Whether an endpoint of this cluster lives on that node.
+    pub(crate) fn is_at(&self, endpoint: &EndpointFacts, name: &str) -> bool {
         match &endpoint.node {
-            Some(node) => *node == self.name,
+            Some(node) => node == name,
             None => self
                 .nodes
-                .get(&self.name)
-                .is_some_and(|me| me.inward_prefixes().any(|net| net.contains(&endpoint.address))),
+                .get(name)
+                .is_some_and(|node| node.inward_prefixes().any(|net| net.contains(&endpoint.address))),
         }
     }
 

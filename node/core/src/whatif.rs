@@ -1,8 +1,9 @@
-//! What new connections would do if a cluster were drained: the same decision, asked on altered inputs.
+//! What new connections would do if a cluster or a node were drained: the same decision, asked on altered inputs.
 
 use alloc::collections::BTreeMap;
 use alloc::format;
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
+use alloc::vec;
 use alloc::vec::Vec;
 
 use api::ClusterId;
@@ -15,7 +16,9 @@ use kernel_core::Family;
 use routing::{Cluster, Clusters, Decision, PolicySet};
 
 use crate::NodeCore;
-use crate::frontends::{Scene, decision, endpoints};
+use crate::catalog::{PortFacts, SliceFacts};
+use crate::frontends::{Endpoints, Scene, decision, endpoints};
+use crate::input::Key;
 
 /// What is supposed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,44 +28,106 @@ pub enum Supposed {
     /// No member gives us any. Asked as a member would that knows what we know, and has no policies: theirs are not
     /// ours to know.
     WeDrain,
+    /// The endpoints on that node of this cluster get no new connections, from our own clients or from members.
+    NodeDrained(String),
+}
+
+/// Who answers, as somebody decides it, before and after.
+struct View<'a> {
+    before: Clusters,
+    after: Clusters,
+    policies: &'a PolicySet,
 }
 
 impl NodeCore {
     /// Every port whose new connections would go elsewhere, in the order of the services.
     pub fn moves(&self, supposed: &Supposed, now: Instant) -> Vec<MoveReport> {
         let none = PolicySet::default();
-        let (before, after, policies) = match supposed {
+        let elsewhere = |before, after| View {
+            before: self.seen_from_elsewhere(before, now),
+            after: self.seen_from_elsewhere(after, now),
+            policies: &none,
+        };
+        let here = |after| View { before: self.clusters.clone(), after, policies: &self.policies };
+        let mut drained = None;
+        let views = match supposed {
             Supposed::PeerDrained(peer) => {
                 let mut after = self.clusters.clone();
                 if let Some(peer) = after.remote.get_mut(peer) {
                     peer.peer = peer.peer.max(PeerState::Drained);
                 }
-                (self.clusters.clone(), after, &self.policies)
+                vec![here(after)]
             }
-            Supposed::WeDrain => {
-                let elsewhere = |state| self.seen_from_elsewhere(state, now);
-                (elsewhere(MemberState::Active), elsewhere(MemberState::Draining), &none)
+            Supposed::WeDrain => vec![elsewhere(MemberState::Active, MemberState::Draining)],
+            Supposed::NodeDrained(node) => {
+                drained = Some(node.as_str());
+                vec![here(self.clusters.clone()), elsewhere(MemberState::Active, MemberState::Active)]
             }
         };
         let mut moves = Vec::new();
         for (key, import) in self.catalog.imports() {
             for port in &import.ports {
-                let shares = |clusters: &Clusters, family| {
-                    let endpoints = endpoints(self.catalog.slices_of_import(key), port, family);
-                    let served = self.served.get(key);
-                    let memory = served.and_then(|served| served.memories.get(&(port.name.clone(), family)));
-                    shares(&decision(key, port, memory, &endpoints, Scene { clusters, policies, ..self.scene(now) }))
-                };
-                let of_family = |family| (shares(&before, family), shares(&after, family));
-                let moved = [Family::Ipv4, Family::Ipv6].map(of_family).into_iter().filter(|(one, other)| one != other);
-                // Of two families the one that would lose more says it: who has nobody in one is without an answer there.
-                if let Some((before, after)) = moved.min_by_key(|(_, after)| after.len()) {
-                    let service = format!("{}/{}", key.0, key.1);
-                    moves.push(MoveReport { service, port: port.name.clone(), before, after });
-                }
+                let of_family = |family| self.moved(key, port, family, &views, drained, now);
+                let moved = [Family::Ipv4, Family::Ipv6].into_iter().flat_map(of_family);
+                // Of two families, and of ourselves and members, the one that would lose more says it: who has nobody in
+                // one is without an answer there.
+                moves.extend(moved.min_by_key(|moved| moved.after.len()));
             }
         }
         moves
+    }
+
+    /// What would move of one port in one family, in each view where something does.
+    fn moved(
+        &self,
+        key: &Key,
+        port: &PortFacts,
+        family: Family,
+        views: &[View<'_>],
+        drained: Option<&str>,
+        now: Instant,
+    ) -> Vec<MoveReport> {
+        let slices = || self.catalog.slices_of_import(key);
+        let before = endpoints(slices(), port, family);
+        let after = drained.map(|node| {
+            let without: Vec<(ClusterId, SliceFacts)> =
+                slices().map(|(cluster, slice)| (cluster.clone(), self.without(cluster, slice, node))).collect();
+            endpoints(without.iter().map(|(cluster, slice)| (cluster, slice)), port, family)
+        });
+        let ready = |endpoints: &Endpoints| endpoints.counts.get(&self.clusters.local).map_or(0, |count| count.ready);
+        let (count, leaving) = match &after {
+            Some(after) => (ready(&before), ready(&before).saturating_sub(ready(after))),
+            None => (0, 0),
+        };
+        let memory = self.served.get(key).and_then(|served| served.memories.get(&(port.name.clone(), family)));
+        let report = |view: &View<'_>| {
+            let decided = |clusters: &Clusters, endpoints: &Endpoints| {
+                let scene = Scene { clusters, policies: view.policies, ..self.scene(now) };
+                shares(&decision(key, port, memory, endpoints, scene))
+            };
+            MoveReport {
+                service: format!("{}/{}", key.0, key.1),
+                port: port.name.clone(),
+                before: decided(&view.before, &before),
+                after: decided(&view.after, after.as_ref().unwrap_or(&before)),
+                endpoints: count,
+                leaving,
+            }
+        };
+        let says_something =
+            |moved: &MoveReport| moved.before != moved.after || (moved.leaving > 0 && !moved.before.is_empty());
+        views.iter().map(report).filter(says_something).collect()
+    }
+
+    /// A slice as it would be with a node drained.
+    fn without(&self, cluster: &ClusterId, slice: &SliceFacts, node: &str) -> SliceFacts {
+        let mut slice = slice.clone();
+        if *cluster == self.clusters.local {
+            for endpoint in slice.endpoints.iter_mut().filter(|endpoint| self.is_at(endpoint, node)) {
+                endpoint.ready = false;
+            }
+        }
+        slice
     }
 
     /// The clusters as a member sees them that has no endpoints itself.

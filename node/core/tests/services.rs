@@ -201,6 +201,69 @@ fn what_would_move_is_what_moves_and_nothing_is_changed_by_asking() {
 }
 
 #[test]
+fn what_would_move_with_a_node_says_how_many_endpoints_leave_and_whom_that_leaves_with_nobody() {
+    let mut core = host("worker");
+    let import = |name, address| Input::ServiceImports(ObjectChange::Applied(import(name, address)));
+    let slice = |name, endpoints| Input::EndpointSlices(ObjectChange::Applied(imported(name, "amber", endpoints)));
+    let inputs = vec![
+        import("both", "10.201.0.8"),
+        import("only", "10.201.0.9"),
+        // One endpoint names its node, one is where its address is.
+        slice("both", &[("10.1.2.5", true, Some("worker")), ("10.1.3.5", true, None)]),
+        slice("only", &[("10.1.2.6", true, None)]),
+        slice("web", &[("10.1.2.7", true, Some("worker")), ("10.1.2.8", false, Some("worker"))]),
+    ];
+    after(&mut core, at(20), inputs);
+    let seen = |node: &str| -> Vec<(String, u32, u32, Vec<String>)> {
+        let moves = core.moves(&Supposed::NodeDrained(node.into()), at(30)).into_iter();
+        let shares = |shares: Vec<MoveShare>| shares.into_iter().map(|share| share.cluster).collect();
+        moves.map(|moved| (moved.service, moved.leaving, moved.endpoints, shares(moved.after))).collect()
+    };
+    let to = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let (both, only, web) = ("shop/both".to_owned(), "shop/only".to_owned(), "shop/web".to_owned());
+    let expected = [(both.clone(), 1, 2, to(&["amber"])), (only, 1, 1, vec![]), (web, 1, 1, to(&["birch", "cedar"]))];
+    assert_eq!(seen("worker"), expected);
+    assert_eq!(seen("other"), [(both, 1, 2, to(&["amber"]))]);
+    assert!(seen("gateway").is_empty() && seen("nowhere").is_empty());
+}
+
+#[test]
+fn udp_flows_to_an_endpoint_that_is_serving_and_not_ready_finish_and_end_with_it() {
+    let mut core = host("worker");
+    let mut names = import("names", "10.201.0.9");
+    names.spec.ports[0].protocol = "UDP".into();
+    let is = |conditions: Option<(bool, bool)>| {
+        let mut slice = imported("names", "birch", &[("10.2.1.9", true, None), ("10.2.1.8", true, None)]);
+        slice.ports.as_mut().unwrap()[0].protocol = Some("UDP".into());
+        let endpoints = slice.endpoints.as_mut().unwrap();
+        match conditions {
+            Some((ready, serving)) => {
+                let said = endpoints[0].conditions.as_mut().unwrap();
+                (said.ready, said.serving) = (Some(ready), Some(serving));
+            }
+            None => drop(endpoints.remove(0)),
+        }
+        Input::EndpointSlices(ObjectChange::Applied(slice))
+    };
+    let import = Input::ServiceImports(ObjectChange::Applied(names));
+    after(&mut core, at(20), vec![import, is(Some((true, true)))]);
+    let frontend = Frontend { address: "10.201.0.9".parse().unwrap(), protocol: Protocol::Udp, port: 80 };
+    let backend = Backend { address: "10.2.1.9".parse().unwrap(), port: 8080 };
+    assert!(!core.finishes(&frontend, &backend));
+    let (delta, _) = after(&mut core, at(30), vec![is(Some((false, true)))]);
+    assert!(core.finishes(&frontend, &backend) && delta.ended.is_empty());
+    assert!(!core.wanted().services[&frontend].slots().contains(&backend), "no new flows");
+    let (delta, _) = after(&mut core, at(40), vec![is(Some((true, true)))]);
+    assert!(!core.finishes(&frontend, &backend) && delta.ended.is_empty(), "it is used again");
+    for end in [is(Some((false, false))), is(None)] {
+        after(&mut core, at(50), vec![is(Some((false, true)))]);
+        let (delta, _) = after(&mut core, at(60), vec![end]);
+        assert_eq!(delta.ended, [(frontend, backend)].into());
+        after(&mut core, at(70), vec![is(Some((true, true)))]);
+    }
+}
+
+#[test]
 fn udp_flows_to_a_drained_cluster_finish_and_end_when_it_is_lost() {
     let mut core = host("worker");
     let mut names = import("names", "10.201.0.9");

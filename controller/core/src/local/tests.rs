@@ -111,6 +111,40 @@ fn one_changed_endpoint_changes_one_item() {
 }
 
 #[test]
+fn endpoints_on_a_drained_node_stay_advertised_and_finish_what_they_have() {
+    let mut index = exported();
+    let endpoints = json!([
+        { "addresses": ["10.1.1.1"], "nodeName": "w1" }, { "addresses": ["10.1.1.2"] },
+        { "addresses": ["10.1.1.3"], "nodeName": "w1", "conditions": { "ready": false } },
+        { "addresses": ["10.1.2.1"], "nodeName": "w2", "conditions": { "ready": false, "serving": true } },
+        { "addresses": ["10.1.2.2"], "nodeName": "w2" },
+    ]);
+    index.observe_slices(Observed::Applied(slice("web-1", endpoints)));
+    index.refresh(time(100));
+    let node = |annotations: serde_json::Value| -> Observed<Node> {
+        let node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "w1", "annotations": annotations },
+            "spec": { "podCIDR": "10.1.1.0/24" } });
+        Observed::Applied(serde_json::from_value(node).unwrap())
+    };
+    let said = |index: &LocalIndex| -> Vec<(bool, bool)> {
+        let web = web();
+        let slices = index.advertisement().slices(&web);
+        slices.flat_map(|(_, slice)| &slice.endpoints).map(|said| (said.ready, said.finishing)).collect()
+    };
+    let before = [(true, false), (true, false), (false, false), (false, true), (true, false)];
+    assert_eq!(said(&index), before);
+    index.observe_nodes(node(json!({ names::STATE: "Draining" })), Instant::from_millis(0));
+    assert_eq!(index.refresh(time(100)).1.len(), 1);
+    assert_eq!(said(&index), [(false, true), (false, true), (false, false), (false, true), (true, false)]);
+    let verdict = index.verdict(&web()).unwrap();
+    assert_eq!((verdict.endpoints, verdict.drained), (5, 3));
+    assert!(verdict.message.contains("3 are on drained nodes"), "{}", verdict.message);
+    index.observe_nodes(node(json!({})), Instant::from_millis(0));
+    index.refresh(time(100));
+    assert_eq!(said(&index), before);
+}
+
+#[test]
 fn an_endpoint_whose_nodes_agent_is_not_ready_is_kept_back_and_named() {
     let mut index = exported();
     let node: Node =
