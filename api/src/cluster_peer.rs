@@ -9,8 +9,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::keys::IdentityKey;
-use crate::member_record::SignedRecord;
-use crate::{ClusterId, Kind, Prefix, Scope, TranslatedPrefix, Violation, names, order};
+use crate::member_record::{MemberRecord, SignedRecord};
+use crate::{ClusterId, Kind, Prefix, Scope, TranslatedPrefix, Violation, names, order, succession};
 
 /// Its name is the peer's cluster id. Written by the operator; `tombolo peers export` in the other cluster prints it.
 #[derive(CustomResource, Serialize, Deserialize, Clone, Debug, PartialEq, JsonSchema)]
@@ -94,6 +94,10 @@ pub struct ClusterPeerStatus {
     /// The newest record that was verified: base64 of a [`SignedRecord`].
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub record: String,
+    /// Fingerprints of the identities that may speak for it now: two while it replaces its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), inner(length(max = 64)))]
+    pub identities: Vec<String>,
     /// What the record claims and this cluster refused: `10.9.0.0/16 is ours`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
@@ -153,12 +157,29 @@ impl ClusterPeer {
     /// The newest record known for this peer, already verified against its trusted identities.
     ///
     /// Falls back to the bootstrap record when the learned one is absent, broken or signed by nobody trusted.
-    pub fn newest_record(&self) -> Option<crate::member_record::MemberRecord> {
+    pub fn newest_record(&self) -> Option<MemberRecord> {
+        self.newest_signed().map(|(_, record)| record)
+    }
+
+    /// The same, with who signed it.
+    pub fn newest_signed(&self) -> Option<(IdentityKey, MemberRecord)> {
         let learned = self.status.as_ref().map(|status| status.record.as_str()).unwrap_or_default();
         [learned, &self.spec.record].into_iter().filter(|text| !text.is_empty()).find_map(|text| {
-            let record = SignedRecord::from_base64(text).ok()?.verify(&self.spec.identity_keys).ok()?;
-            (Some(record.cluster_id.as_str()) == self.metadata.name.as_deref()).then_some(record)
+            let signed = SignedRecord::from_base64(text).ok()?;
+            let record = signed.verify(&self.spec.identity_keys).ok()?;
+            (Some(record.cluster_id.as_str()) == self.metadata.name.as_deref()).then_some((signed.key, record))
         })
+    }
+
+    /// The identities that may speak for this peer now: those the operator trusts and those that its newest record leads
+    /// to from there, without those it left behind.
+    pub fn trusted_identities(&self) -> Vec<IdentityKey> {
+        let pinned = &self.spec.identity_keys;
+        let Some(record) = self.newest_record() else { return pinned.clone() };
+        let left_behind = record.left_behind();
+        let reached = succession::reached(pinned, &record.successions, &record.cluster_id);
+        let named = record.identity_keys.iter().filter(|key| reached.contains(key) && !pinned.contains(key));
+        pinned.iter().filter(|key| !left_behind.contains(key)).chain(named).copied().collect()
     }
 
     /// How its overlapping prefixes were said to be seen here. [`crate::prefix_claims`] says which of it is in force.

@@ -75,6 +75,8 @@ words!(
         IdClash,
         /// Its record is signed by a key that is not trusted.
         UntrustedIdentity,
+        /// Its record is signed by an identity that another one took the place of.
+        RetiredIdentity,
         RecordOutdated,
         Ready, Starting, Draining,
         Active, Left,

@@ -14,6 +14,7 @@
 //! | [`routing_policy`] | which cluster answers |
 //! | [`conditions`] | condition types and reasons, so that a typo does not compile |
 //! | [`member_record`] | what a cluster says of itself, signed |
+//! | [`succession`] | one identity of a cluster names the one that comes after it |
 //! | [`health`] | what a gateway tells nodes and DNS, and how it is authenticated |
 //! | [`prefix_claims`] | which prefixes a peer may really use here |
 //! | [`translated_prefix`] | how an overlapping prefix of a peer is seen here |
@@ -47,6 +48,7 @@ pub mod report;
 pub mod routing_policy;
 pub mod service_export;
 pub mod service_import;
+pub mod succession;
 pub mod surface;
 pub mod time;
 pub mod translated_prefix;

@@ -156,6 +156,9 @@ pub struct LocalClusterStatus {
     pub identity_key: Option<IdentityKey>,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub fingerprint: String,
+    /// While the identity is replaced: the fingerprint of the one that comes.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub next_fingerprint: String,
     /// This cluster's own member record as it is sent to peers: base64 of a [`SignedRecord`](crate::member_record::SignedRecord).
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub record: String,

@@ -3,7 +3,7 @@
 //! Anybody may pass a record on; only the identity can change it. The signature is over the very bytes that were
 //! received, so a newer writer's unknown fields survive an older relay.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -13,6 +13,7 @@ use ed25519_dalek::{Signature, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
 use crate::keys::{IdentityKey, TunnelKey};
+use crate::succession::{self, Succession};
 use crate::{ClusterId, Prefix};
 
 /// The largest record that is read, in bytes: 16 slots of 16 lanes fit many times.
@@ -28,6 +29,9 @@ pub struct MemberRecord {
     pub cluster_id: ClusterId,
     /// The identities that speak for this cluster: current first, then the next one where a rotation is under way.
     pub identity_keys: Vec<IdentityKey>,
+    /// How this cluster came to its newest identity, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub successions: Vec<Succession>,
     /// Random per installation: a rebuilt cluster is noticed by it.
     pub epoch: String,
     /// Grows with each change within an epoch.
@@ -68,6 +72,14 @@ pub enum MemberState {
     Active,
     Draining,
     Left,
+}
+
+impl MemberRecord {
+    /// The identities that others took the place of. Nothing they sign counts any more.
+    pub fn left_behind(&self) -> BTreeSet<IdentityKey> {
+        let gone = self.successions.iter().map(|succession| succession.from);
+        gone.filter(|key| !self.identity_keys.contains(key)).collect()
+    }
 }
 
 /// A record's bytes and the identity's signature over them.
@@ -121,18 +133,27 @@ impl SignedRecord {
         STANDARD.encode(serde_json::to_vec(self).unwrap_or_default())
     }
 
-    /// The record, when one of `trusted` signed it and it names that key and nothing forbidden.
+    /// The record, when one of `trusted` signed it, or an identity that came after one of them, and it names that key and
+    /// nothing forbidden.
     pub fn verify(&self, trusted: &[IdentityKey]) -> Result<MemberRecord, RecordError> {
         if self.record.len() > MAX_RECORD_BYTES {
             return Err(RecordError::TooLarge);
         }
-        if !trusted.contains(&self.key) {
+        // Only its own signature makes the successions in it worth a look.
+        let is_trusted = trusted.contains(&self.key);
+        if !is_trusted && trusted.is_empty() {
             return Err(RecordError::UntrustedIdentity(self.key));
         }
-        let key = VerifyingKey::from_bytes(&self.key.0).map_err(|_| RecordError::BadSignature)?;
-        let signature = Signature::from_slice(&self.signature).map_err(|_| RecordError::BadSignature)?;
-        key.verify_strict(&bytes_to_sign(&self.record), &signature).map_err(|_| RecordError::BadSignature)?;
-        let record: MemberRecord = serde_json::from_slice(&self.record).map_err(|_| RecordError::Malformed)?;
+        let untrusted = |error| if is_trusted { error } else { RecordError::UntrustedIdentity(self.key) };
+        let key = VerifyingKey::from_bytes(&self.key.0).map_err(|_| untrusted(RecordError::BadSignature))?;
+        let signature = Signature::from_slice(&self.signature).map_err(|_| untrusted(RecordError::BadSignature))?;
+        key.verify_strict(&bytes_to_sign(&self.record), &signature)
+            .map_err(|_| untrusted(RecordError::BadSignature))?;
+        let record: MemberRecord =
+            serde_json::from_slice(&self.record).map_err(|_| untrusted(RecordError::Malformed))?;
+        if !is_trusted && !succession::reached(trusted, &record.successions, &record.cluster_id).contains(&self.key) {
+            return Err(RecordError::UntrustedIdentity(self.key));
+        }
         if !record.identity_keys.contains(&self.key) {
             return Err(RecordError::IdentityNotNamed);
         }
@@ -150,7 +171,7 @@ impl SignedRecord {
     }
 }
 
-mod base64_bytes {
+pub(crate) mod base64_bytes {
     use alloc::string::String;
     use alloc::vec::Vec;
 
@@ -158,10 +179,10 @@ mod base64_bytes {
     use base64::engine::general_purpose::STANDARD;
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&STANDARD.encode(bytes))
     }
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
         STANDARD.decode(String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
     }
 }
@@ -179,6 +200,7 @@ mod tests {
             cluster_set_id: ClusterId::new("demo").unwrap(),
             cluster_id: ClusterId::new("birch").unwrap(),
             identity_keys: vec![identity],
+            successions: vec![],
             epoch: "e1".into(),
             generation: 1,
             control_prefix: identity.control_prefix(),

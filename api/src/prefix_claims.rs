@@ -188,6 +188,7 @@ mod tests {
             cluster_set_id: ClusterId::new("demo").unwrap(),
             cluster_id: ClusterId::new(name).unwrap(),
             identity_keys: vec![identity],
+            successions: vec![],
             epoch: "e".into(),
             generation: 1,
             control_prefix: identity.control_prefix(),

@@ -33,6 +33,9 @@ pub struct ControllerReport {
     pub unchecked: Vec<String>,
     /// Documents that are not in force as they are written now.
     pub broken_documents: Vec<BrokenDocument>,
+    /// While this cluster's identity is replaced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity_rotation: Option<IdentityRotationReport>,
     /// Gateways whose keys are being replaced; none until the keys were read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rotations: Option<Vec<RotationReport>>,
@@ -54,6 +57,21 @@ pub struct NodeState {
     pub draining_age: Option<f64>,
     /// Slots of the gateways on it.
     pub gateways: Vec<u16>,
+}
+
+/// The cluster's identity on its way to be replaced.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct IdentityRotationReport {
+    /// The fingerprint of the one that comes.
+    pub next: String,
+    pub age: f64,
+    /// In so many seconds the old one is retired, whoever does not know the next one.
+    pub ends_in: f64,
+    /// Whether the controller knows its peers yet.
+    pub told: bool,
+    /// Peers that have not said yet that they trust the next one.
+    pub waiting_for: Vec<String>,
 }
 
 /// The keys of one gateway on their way to be replaced.
@@ -98,6 +116,9 @@ pub struct PeerSync {
     /// Whether an order such as `tombolo peers drain` says so, and not the manifest alone.
     pub ordered: bool,
     pub fingerprint: String,
+    /// While it replaces its identity: the one that comes.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub next_fingerprint: String,
     pub record_generation: Option<u64>,
     /// A conversation is open now.
     pub synced: bool,

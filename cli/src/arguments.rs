@@ -54,6 +54,11 @@ pub enum Command {
         #[command(flatten)]
         drain: DrainArguments,
     },
+    /// Replace the identity by which other clusters know this one.
+    Identity {
+        #[command(subcommand)]
+        action: IdentityCommand,
+    },
     /// Replace the WireGuard keys of this cluster's gateways.
     Keys {
         #[command(subcommand)]
@@ -133,6 +138,23 @@ pub enum KeysCommand {
     Rotate(KeysArguments),
     /// Take the old keys away now: a peer that is away and knows no others cannot call any more.
     Retire(KeysArguments),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum IdentityCommand {
+    /// Make the next identity and go over to it when every peer trusts it.
+    Rotate(IdentityArguments),
+    /// Take the old one away now: a peer that does not know the next one must be introduced again.
+    Retire(IdentityArguments),
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct IdentityArguments {
+    /// Return when the old identity is gone.
+    #[arg(long)]
+    pub wait: bool,
+    #[command(flatten)]
+    pub shown: Shown,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -12,6 +12,7 @@ pub mod drain;
 pub mod duration;
 pub mod exposition;
 pub mod history;
+pub mod identity;
 pub mod keys;
 pub mod logging;
 pub mod names;
@@ -29,7 +30,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use crate::arguments::{Arguments, Command, DrainPart, Explain, KeysCommand, PeersCommand};
+use crate::arguments::{Arguments, Command, DrainPart, Explain, IdentityCommand, KeysCommand, PeersCommand};
 use crate::output::Outcome;
 
 /// Runs `tombolo` with these arguments, the program's name first.
@@ -77,6 +78,12 @@ async fn execute(arguments: Arguments) -> anyhow::Result<Outcome> {
             drain::run(run_dir, drain::Subject::Node(node), &drain).await
         }
         Command::Drain { part: None, drain } => drain::run(run_dir, drain::Subject::Ourselves, &drain).await,
+        Command::Identity { action: IdentityCommand::Rotate(identity) } => {
+            identity::run(run_dir, &identity, false).await
+        }
+        Command::Identity { action: IdentityCommand::Retire(identity) } => {
+            identity::run(run_dir, &identity, true).await
+        }
         Command::Keys { action: KeysCommand::Rotate(keys) } => keys::run(run_dir, &keys, false).await,
         Command::Keys { action: KeysCommand::Retire(keys) } => keys::run(run_dir, &keys, true).await,
         Command::Peers { action: None, shown } => peers::run(run_dir, shown.format).await,

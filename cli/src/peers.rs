@@ -31,7 +31,7 @@ fn render(peers: &[PeerSync]) -> String {
         table.row([
             peer.peer.clone(),
             if peer.used.is_empty() { peer.state.clone() } else { peer.used.clone() },
-            peer.fingerprint.clone(),
+            identity(peer),
             peer.record_generation.map_or_else(|| "?".into(), |generation| format!("gen {generation}")),
             prefixes(peer),
             format!("{}/{}", peer.services_in, peer.services_out),
@@ -43,6 +43,14 @@ fn render(peers: &[PeerSync]) -> String {
         text.push_str(&format!("{} {peer}: refused: {refused}\n", Glyph::Bad.text()));
     }
     text
+}
+
+/// With the one that comes, while it replaces its identity.
+fn identity(peer: &PeerSync) -> String {
+    match peer.next_fingerprint.as_str() {
+        "" => peer.fingerprint.clone(),
+        next => format!("{}, next {next}", peer.fingerprint),
+    }
 }
 
 /// As clients here use them, with the peer's own beside those that are translated.

@@ -281,6 +281,9 @@ fn controller_notes(status: &Status, notes: &mut Vec<(Glyph, String)>) {
         let rest = if broken.last_good_in_force { "; its last good version stays in force" } else { "" };
         notes.push((Glyph::Bad, format!("{}{line}: {object}{}{rest}", broken.file, broken.reason)));
     }
+    if let Some(rotation) = &controller.identity_rotation {
+        notes.push((Glyph::Warning, crate::identity::describe(rotation)));
+    }
     for rotation in controller.rotations.iter().flatten() {
         notes.push((Glyph::Warning, crate::keys::describe(rotation)));
     }

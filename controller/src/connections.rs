@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use api::ClusterId;
 use api::keys::IdentityKey;
 use api::member_record::SignedRecord;
-use api::report::RefusalReport;
+use api::report::{OrderReport, RefusalReport};
 use api::time::Instant;
 use controller_core::conversation::ImportHeard;
 use controller_core::ledger::{Batch, Resumption};
@@ -16,13 +16,13 @@ use controller_core::recall::Remembered;
 use controller_core::remote::Token;
 use controller_core::validity::Bounds;
 use controller_core::{Engine, membership::SlotKeys};
-use identity::Identity;
 use store::feed::{self, AgentSeen};
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::keys::KeyError;
+use crate::own_keys::OwnKeys;
 use crate::writer::Done;
 
 /// Refusals that are told apart; what comes after is counted with the others of its reason.
@@ -80,6 +80,16 @@ pub(crate) enum Message {
         from: ClusterId,
         exports: Vec<Remembered>,
     },
+    /// A peer says which of our identities it trusts.
+    Trusts {
+        peer: ClusterId,
+        identities: Vec<IdentityKey>,
+    },
+    /// The operator wants another identity, or the old one gone; answered with what became of it.
+    ChangeIdentity {
+        retire: bool,
+        reply: oneshot::Sender<Result<OrderReport, String>>,
+    },
     ImportEnded {
         peer: ClusterId,
         reason: String,
@@ -121,7 +131,7 @@ pub(crate) enum Told {
 pub(crate) type Roster = BTreeMap<ClusterId, Vec<IdentityKey>>;
 
 pub(crate) struct Shared {
-    pub(crate) identity: Identity,
+    pub(crate) keys: OwnKeys,
     pub(crate) epoch: String,
     pub(crate) bounds: Bounds,
     pub(crate) inbox: mpsc::UnboundedSender<Message>,
@@ -141,8 +151,9 @@ impl Shared {
         roster.iter().find(|(_, keys)| keys.contains(key)).map(|(peer, _)| peer.clone())
     }
 
-    pub(crate) fn is_peer(&self, peer: &ClusterId) -> bool {
-        self.roster.borrow().contains_key(peer)
+    /// Whether a key speaks for a peer now: it may have been trusted when a connection began, and be retired since.
+    pub(crate) fn speaks_for(&self, key: &IdentityKey, peer: &ClusterId) -> bool {
+        self.roster.borrow().get(peer).is_some_and(|keys| keys.contains(key))
     }
 
     /// Asks the owner; `None` when it has stopped.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::ClusterId;
+use api::keys::IdentityKey;
 use controller_core::conversation::{ExportHeard, ExportSide};
 use controller_core::message::Message as Said;
 use hyper::body::Incoming;
@@ -25,7 +26,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_millis(500);
 
 /// Serves a peer's connection until it ends.
-pub(crate) async fn serve<S>(stream: S, peer: ClusterId, shared: Arc<Shared>)
+pub(crate) async fn serve<S>(stream: S, (peer, key): (ClusterId, IdentityKey), shared: Arc<Shared>)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -33,7 +34,7 @@ where
     let for_requests = (peer.clone(), shared);
     let service = service_fn(move |request: Request<Incoming>| {
         let (peer, shared) = for_requests.clone();
-        async move { Ok::<_, Infallible>(answer(request, peer, &shared)) }
+        async move { Ok::<_, Infallible>(answer(request, (peer, key), &shared)) }
     });
     let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -49,7 +50,11 @@ where
     }
 }
 
-fn answer(request: Request<Incoming>, peer: ClusterId, shared: &Arc<Shared>) -> Response<Outgoing> {
+fn answer(
+    request: Request<Incoming>,
+    (peer, key): (ClusterId, IdentityKey),
+    shared: &Arc<Shared>,
+) -> Response<Outgoing> {
     let (sender, body) = outgoing();
     let mut response = Response::new(body);
     if request.method() != Method::POST || request.uri().path() != SYNC_PATH {
@@ -59,7 +64,7 @@ fn answer(request: Request<Incoming>, peer: ClusterId, shared: &Arc<Shared>) -> 
     }
     let shared = shared.clone();
     shared.tasks.clone().spawn(async move {
-        let reason = converse(Messages::new(request.into_body()), &sender, &peer, &shared).await;
+        let reason = converse(Messages::new(request.into_body()), &sender, (&peer, &key), &shared).await;
         // The peer may be gone; then nobody needs to know why.
         let _ = sender.send(&Said::Refuse { reason: reason.clone() }).await;
         tracing::info!(%peer, reason, "stopped telling a peer what this cluster exports");
@@ -68,7 +73,12 @@ fn answer(request: Request<Incoming>, peer: ClusterId, shared: &Arc<Shared>) -> 
 }
 
 /// Talks until something ends it; why.
-async fn converse(mut messages: Messages, sender: &Sender, peer: &ClusterId, shared: &Shared) -> String {
+async fn converse(
+    mut messages: Messages,
+    sender: &Sender,
+    (peer, key): (&ClusterId, &IdentityKey),
+    shared: &Shared,
+) -> String {
     let mut side = ExportSide::new(shared.epoch.clone(), clock::now());
     let mut told: Option<broadcast::Receiver<Told>> = None;
     let mut tick = tokio::time::interval(TICK);
@@ -112,6 +122,9 @@ async fn converse(mut messages: Messages, sender: &Sender, peer: &ClusterId, sha
                     Ok(ExportHeard::Remembered(exports)) => {
                         let _ = shared.inbox.send(Message::Remembered { from: peer.clone(), exports });
                     }
+                    Ok(ExportHeard::Trusts(identities)) => {
+                        let _ = shared.inbox.send(Message::Trusts { peer: peer.clone(), identities });
+                    }
                     Ok(ExportHeard::Alive { .. }) => {}
                     Err(ended) => {
                         shared.refusals.count(ended.name(), peer.as_str(), "");
@@ -133,8 +146,8 @@ async fn converse(mut messages: Messages, sender: &Sender, peer: &ClusterId, sha
                 Err(broadcast::error::RecvError::Lagged(_)) => side.missed(),
                 Err(broadcast::error::RecvError::Closed) => return "the controller stops".into(),
             },
-            _ = tick.tick() => if !shared.is_peer(peer) {
-                return "this cluster is not a peer any more".into();
+            _ = tick.tick() => if !shared.speaks_for(key, peer) {
+                return "this cluster is not a peer any more, or not by that identity".into();
             },
             () = shared.stop.cancelled() => return "the controller stops".into(),
         }

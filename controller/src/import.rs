@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use api::ClusterId;
+use api::keys::IdentityKey;
 use controller_core::conversation::{Ended, ImportHeard, ImportSide};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -52,12 +53,19 @@ where
         shared.refusals.count("UnknownPeer", peer.as_str(), "");
         bail!("there is no ClusterPeer {peer} that may be talked to");
     };
-    let config = identity::client_config(&shared.identity, &[SYNC_PROTOCOL], keys)?;
-    let (tls, _) = match identity::connect(stream, &config, identity::HANDSHAKE_LIMIT).await {
+    let config = identity::client_config(&shared.keys.shown().identity, &[SYNC_PROTOCOL], keys)?;
+    let (tls, other) = match identity::connect(stream, &config, identity::HANDSHAKE_LIMIT).await {
         Ok(connected) => connected,
         Err(error) => {
             if matches!(error, identity::Error::UntrustedIdentity { .. }) {
                 shared.refusals.count("UnknownIdentity", peer.as_str(), &error.to_string());
+                let reason = format!(
+                    "{error}; it replaced its identity while this cluster was away, or is another: compare, and put what 'tombolo peers export' prints there into this cluster"
+                );
+                // While another gateway's way leads to the peer, that one says how it goes.
+                if turn.current.available_permits() > 0 {
+                    let _ = shared.inbox.send(Message::ImportEnded { peer: peer.clone(), reason });
+                }
             }
             return Err(error.into());
         }
@@ -90,7 +98,7 @@ where
         if response.status() != StatusCode::OK {
             bail!("the peer's controller answered {}", response.status());
         }
-        converse(&mut side, Messages::new(response.into_body()), &sender, peer, shared, turn).await
+        converse(&mut side, Messages::new(response.into_body()), &sender, (peer, &other.key), shared, turn).await
     };
     let result = talk.await;
     connection.abort();
@@ -103,13 +111,16 @@ async fn converse(
     side: &mut ImportSide,
     mut messages: Messages,
     sender: &crate::body::Sender,
-    peer: &ClusterId,
+    (peer, key): (&ClusterId, &IdentityKey),
     shared: &Shared,
     turn: &Turn,
 ) -> Result<()> {
     let mut tick = tokio::time::interval(TICK);
     // Ticks that were missed are no looks at the clock.
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut roster = shared.roster.clone();
+    roster.mark_changed();
+    let mut trusted = Vec::new();
     loop {
         while let Some(message) = side.next_message(clock::now())? {
             sender.send(&message).await.map_err(anyhow::Error::msg)?;
@@ -134,10 +145,18 @@ async fn converse(
                     None => bail!("the peer closed the conversation"),
                 }
             }
-            _ = tick.tick() => {
-                if !shared.is_peer(peer) {
-                    bail!("{peer} is not a peer any more");
+            // It ends with the owner, and so does everything.
+            Ok(()) = roster.changed() => {
+                let keys = roster.borrow_and_update().get(peer).cloned().unwrap_or_default();
+                if !keys.contains(key) {
+                    bail!("{peer} is not a peer any more, or not by identity {}", key.fingerprint());
                 }
+                if keys != trusted {
+                    side.trust(keys.clone());
+                    trusted = keys;
+                }
+            }
+            _ = tick.tick() => {
                 if side.is_overdue(clock::now()) && turn.somebody_waits() {
                     bail!("nothing was heard, and another connection waits");
                 }

@@ -9,6 +9,7 @@
 //! | `export`, `import`, `body` | the two ends of sync over HTTP/2 |
 //! | `delays` | how long a change of another cluster took to be in force here |
 //! | `keys` | the keys that are handed out |
+//! | `own_keys`, `identity_change` | the cluster's identity, and how another takes its place |
 //! | `orders` | what the operator orders → the store |
 //! | `state_files` | what is kept on disk |
 //! | `surface`, `metrics` | what the operator sees |
@@ -19,12 +20,14 @@ mod body;
 mod connections;
 mod delays;
 mod export;
+mod identity_change;
 mod import;
 mod keys;
 mod lease;
 mod listener;
 mod metrics;
 mod orders;
+mod own_keys;
 mod owner;
 mod state_files;
 mod surface;
@@ -41,7 +44,6 @@ use api::names::ports;
 use api::surface::Surface;
 use controller_core::Engine;
 use controller_core::validity::Bounds;
-use identity::Identity;
 use store::{Store, feed};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -50,6 +52,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::connections::{Refusals, Roster, Shared, Turns};
 use crate::lease::Leadership;
+use crate::own_keys::{OwnKeys, Shown};
 use crate::owner::Owner;
 use crate::state_files::StateFiles;
 use crate::surface::ControllerSurface;
@@ -94,10 +97,10 @@ pub async fn start(
     stop: CancellationToken,
 ) -> Result<(Arc<dyn Surface>, JoinHandle<Result<()>>)> {
     let files = StateFiles::open(&config.state)?;
-    let identity = Identity::load_or_create(files.identity_file())?;
     let membership = files.membership()?;
-    let enrolment = feed::Enrolment::load_or_create(files.enrolment_file(), identity.public())?;
-    tracing::info!(fingerprint = %identity.public().fingerprint(), "the cluster's identity");
+    let own_keys::Found { current: identity, next: next_identity, own } = own_keys::load(&files, &membership)?;
+    let enrolment = feed::Enrolment::load_or_create(files.enrolment_file(), own.current)?;
+    tracing::info!(fingerprint = %own.current.fingerprint(), "the cluster's identity");
 
     let tcp = listener::bind(config.listen).await?;
     let unix = config.control_socket.as_deref().map(listener::bind_unix).transpose()?;
@@ -106,7 +109,7 @@ pub async fn start(
     let (seen, mut agents_seen) = mpsc::unbounded_channel();
     let (roster_out, roster) = watch::channel(Arc::new(Roster::new()));
     let engine = Engine::new(
-        identity.public(),
+        own.clone(),
         membership.epoch.clone(),
         owner::last_record(&membership),
         config.bounds,
@@ -115,9 +118,10 @@ pub async fn start(
     let refusals = Arc::new(Refusals::default());
     let denials = refusals.clone();
     let feed = feed::Server::new(store.clone(), enrolment, seen)
+        .after(own.taken().to_vec())
         .on_denial(move |agent, denial| denials.count(denial.name(), "", &format!("{} {}", agent.role, agent.name)));
     let shared = Arc::new(Shared {
-        identity,
+        keys: OwnKeys::new(Shown::new(identity)?),
         epoch: membership.epoch.clone(),
         bounds: config.bounds,
         inbox: inbox.clone(),
@@ -128,12 +132,13 @@ pub async fn start(
         stop: stop.clone(),
         tasks: TaskTracker::new(),
     });
-    let surface = Arc::new(ControllerSurface::new(store.clone(), files.journal_folder())?);
+    let surface = Arc::new(ControllerSurface::new(store.clone(), files.journal_folder(), inbox.clone())?);
     let leadership = Leadership::default();
     let owner = Owner::new(
         engine,
         files,
         membership,
+        next_identity,
         store.clone(),
         leadership.clone(),
         shared.clone(),

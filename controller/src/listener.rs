@@ -16,7 +16,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use api::ClusterId;
-use rustls::ServerConfig;
 use store::feed;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
@@ -61,7 +60,6 @@ pub(crate) fn bind_unix(path: &Path) -> Result<UnixListener> {
 
 /// Takes connections until the controller stops.
 pub(crate) async fn listen(tcp: TcpListener, unix: Option<UnixListener>, shared: Arc<Shared>) -> Result<()> {
-    let tls = identity::server_config(&shared.identity, &[feed::PROTOCOL, SYNC_PROTOCOL])?;
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let unix_accept = async {
@@ -80,9 +78,9 @@ pub(crate) async fn listen(tcp: TcpListener, unix: Option<UnixListener>, shared:
                         tracing::debug!(%from, %error, "a connection broke at once");
                         continue;
                     }
-                    let (shared, tls) = (shared.clone(), tls.clone());
+                    let shared = shared.clone();
                     shared.tasks.clone().spawn(async move {
-                        take(stream, from.to_string(), &tls, shared).await;
+                        take(stream, from.to_string(), shared).await;
                         drop(place);
                     });
                 }
@@ -91,9 +89,9 @@ pub(crate) async fn listen(tcp: TcpListener, unix: Option<UnixListener>, shared:
             accepted = unix_accept => match accepted {
                 Ok((stream, _)) => {
                     let Ok(place) = place() else { shared.refusals.count("TooManyConnections", "", "unix"); continue };
-                    let (shared, tls) = (shared.clone(), tls.clone());
+                    let shared = shared.clone();
                     shared.tasks.clone().spawn(async move {
-                        take(stream, "unix".into(), &tls, shared).await;
+                        take(stream, "unix".into(), shared).await;
                         drop(place);
                     });
                 }
@@ -114,7 +112,7 @@ fn prepare(stream: &tokio::net::TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)
 }
 
-async fn take<S>(mut stream: S, from: String, tls: &Arc<ServerConfig>, shared: Arc<Shared>)
+async fn take<S>(mut stream: S, from: String, shared: Arc<Shared>)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -126,7 +124,7 @@ where
         Ok(Ok(FirstWord::Tls)) => {
             let (reader, writer) = tokio::io::split(stream);
             let whole = tokio::io::join(Cursor::new([TLS_HANDSHAKE]).chain(reader), writer);
-            take_tls(whole, from, tls, shared).await;
+            take_tls(whole, from, shared).await;
         }
         Ok(Ok(FirstWord::Import(peer))) => import::offered(stream, peer, shared).await,
         Ok(Ok(FirstWord::Unknown)) => shared.refusals.count("UnknownProtocol", "", &from),
@@ -156,11 +154,11 @@ async fn first_word<S: AsyncRead + Unpin>(stream: &mut S) -> std::io::Result<Fir
     Ok(peer.and_then(|peer| ClusterId::new(peer).ok()).map_or(FirstWord::Unknown, FirstWord::Import))
 }
 
-async fn take_tls<S>(stream: S, from: String, tls: &Arc<ServerConfig>, shared: Arc<Shared>)
+async fn take_tls<S>(stream: S, from: String, shared: Arc<Shared>)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let (stream, other) = match identity::accept(stream, tls, identity::HANDSHAKE_LIMIT).await {
+    let (stream, other) = match identity::accept(stream, &shared.keys.shown().tls, identity::HANDSHAKE_LIMIT).await {
         Ok(accepted) => accepted,
         Err(error) => {
             tracing::debug!(from, %error, "no TLS connection");
@@ -180,7 +178,7 @@ where
         return;
     }
     match shared.peer_of(&other.key) {
-        Some(peer) => export::serve(stream, peer, shared).await,
+        Some(peer) => export::serve(stream, (peer, other.key), shared).await,
         None => {
             tracing::warn!(from, identity = %other.key.fingerprint(), "a stranger asked what this cluster exports");
             shared.refusals.count("UnknownIdentity", "", &format!("{from} {}", other.key.fingerprint()));

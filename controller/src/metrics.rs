@@ -42,6 +42,8 @@ pub(crate) struct Gauges {
     pub(crate) gateways_desired: Option<u16>,
     /// Slots whose keys rotate, and for how long.
     pub(crate) rotations: Vec<(u16, Duration)>,
+    /// While the identity is replaced, for how long.
+    pub(crate) identity_rotation: Option<Duration>,
     pub(crate) refused_items: Vec<(String, BTreeMap<Refusal, usize>)>,
 }
 
@@ -143,10 +145,17 @@ impl Metrics {
         let desired = gauges.gateways_desired.iter().map(|count| (labels(&[]), i64::from(*count))).collect();
         gauge(&mut registry, "gateways_desired", "Gateway slots of this cluster", desired);
 
-        let rotations = gauges.rotations.iter().map(|(slot, age)| {
-            let seconds = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
-            (labels(&[("gateway", &names::slot_gateway(*slot))]), seconds)
-        });
+        let seconds = |age: &Duration| i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
+        gauge(
+            &mut registry,
+            "identity_rotation_age_seconds",
+            "For how long this cluster has had a next identity beside the current one; absent while it has one",
+            gauges.identity_rotation.iter().map(|age| (labels(&[]), seconds(age))).collect(),
+        );
+        let rotations = gauges
+            .rotations
+            .iter()
+            .map(|(slot, age)| (labels(&[("gateway", &names::slot_gateway(*slot))]), seconds(age)));
         gauge(
             &mut registry,
             "gateway_key_rotation_age_seconds",

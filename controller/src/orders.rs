@@ -28,6 +28,8 @@ pub(crate) async fn carry_out(store: &Store, order: &Order) -> Result<OrderRepor
             let missing = "there is no LocalCluster: write one that says what this cluster is".to_owned();
             write(store, (None, names::LOCAL_CLUSTER), "cluster".to_owned(), missing, ordered, state).await
         }
+        // It is not the store that holds the identity: `surface` asks the owner.
+        Order::Identity { .. } => Err("the identity is not the store's".into()),
         Order::Keys { slot, retire } => replace_keys(store, *slot, *retire).await,
         Order::Gateway { slot, undo } => {
             let ordered = |found: &TunnelGateway| ordered_gateway(found, *undo);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use api::ClusterId;
 use api::cluster_peer::PeerState;
+use api::keys::IdentityKey;
 use api::member_record::SignedRecord;
 use controller_core::Engine;
 use controller_core::conversation::ImportHeard;
@@ -14,6 +15,7 @@ use controller_core::engine::NodeAgent;
 use controller_core::plan::{Outcome, Subject};
 use controller_core::recall::{Recall, Remembered};
 use controller_core::rotation::Rotation;
+use identity::Identity;
 use store::Store;
 use store::feed::{AgentSeen, Role};
 use tokio::sync::{broadcast, mpsc, watch};
@@ -22,6 +24,7 @@ use tokio::time::Instant as Deadline;
 
 use crate::connections::{ExportStart, ImportStart, Message, Next, Roster, Shared, Told};
 use crate::delays::Delays;
+use crate::identity_change;
 use crate::keys::{self, KeyError};
 use crate::lease::Leadership;
 use crate::state_files::{Membership, StateFiles};
@@ -38,12 +41,15 @@ const KEEP_WITHIN: Duration = Duration::from_millis(100);
 /// Batches a conversation may be behind before it asks anew.
 const TOLD: usize = 1_024;
 /// How long after a failure keys are made again.
-const KEYS_RETRY: Duration = Duration::from_secs(1);
+pub(crate) const KEYS_RETRY: Duration = Duration::from_secs(1);
 
 pub(crate) struct Owner {
     pub(crate) engine: Engine,
     pub(crate) files: StateFiles,
     pub(crate) membership: Membership,
+    /// While the identity is replaced: the one that comes.
+    pub(crate) next_identity: Option<Identity>,
+    pub(crate) identity_retry: Option<Deadline>,
     pub(crate) store: Store,
     pub(crate) writer: Writer,
     pub(crate) leadership: Leadership,
@@ -72,6 +78,7 @@ impl Owner {
         engine: Engine,
         files: StateFiles,
         membership: Membership,
+        next_identity: Option<Identity>,
         store: Store,
         leadership: Leadership,
         shared: Arc<Shared>,
@@ -82,6 +89,8 @@ impl Owner {
             engine,
             files,
             membership,
+            next_identity,
+            identity_retry: None,
             writer: Writer::new(store.clone(), leadership.clone()),
             store,
             leadership,
@@ -198,6 +207,15 @@ impl Owner {
                 self.surface.heard(&peer, bytes);
                 let next = self.heard(&peer, heard);
                 let _ = reply.send(next);
+            }
+            Message::Trusts { peer, identities } => self.engine.hear_trust(&peer, identities),
+            Message::ChangeIdentity { retire, reply } => {
+                let changed = if retire { self.retire_identity(None) } else { self.begin_identity() };
+                let _ = reply.send(
+                    changed
+                        .map(|changed| identity_change::report(retire, changed))
+                        .map_err(|error| format!("{error:#}")),
+                );
             }
             Message::Remembered { from, exports } => self.remembered(&from, &exports),
             Message::ImportEnded { peer, reason } => {
@@ -318,6 +336,7 @@ impl Owner {
         if leads {
             self.retire_keys();
         }
+        self.retire_identity_when_due();
         self.surface.refresh(&self.engine, &self.shared, &self.agents, leads);
     }
 
@@ -422,7 +441,7 @@ impl Owner {
     /// Signs our record when it says something new. On disk before anybody hears of it: a generation is used once.
     fn settle_record(&mut self) {
         let Some(record) = self.engine.unsigned_record() else { return };
-        let signed = self.shared.identity.sign_record(&record);
+        let signed = self.shared.keys.shown().identity.sign_record(&record);
         let membership = Membership { record: Some(signed.clone()), ..self.membership.clone() };
         if let Err(error) = self.files.keep_membership(&membership) {
             tracing::warn!(%error, "the member record cannot be kept, so it is not published");
@@ -439,10 +458,18 @@ impl Owner {
         let active = self.engine.peers().filter(|peer| peer.state() != PeerState::Blocked);
         let fresh: Roster = active
             .filter_map(|peer| {
-                let id = ClusterId::new(peer.metadata.name.as_deref()?).ok()?;
-                (Some(&id) != own).then(|| (id, peer.spec.identity_keys.clone()))
+                let id = ClusterId::new(peer.metadata.name.as_deref()?).ok().filter(|id| Some(id) != own)?;
+                let identities = self.engine.identities_of(&id)?;
+                Some((id, identities))
             })
             .collect();
+        let held = self.roster.borrow().clone();
+        for (peer, before) in held.iter() {
+            let names = |keys: &[IdentityKey]| keys.iter().map(IdentityKey::fingerprint).collect::<Vec<_>>().join(", ");
+            if let Some(after) = fresh.get(peer).filter(|after| *after != before) {
+                self.surface.event(format!("identity of {peer}"), &names(before), &names(after), "");
+            }
+        }
         self.roster.send_if_modified(|held| {
             let changed = **held != fresh;
             if changed {

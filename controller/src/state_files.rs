@@ -3,8 +3,9 @@
 //! | file in the state folder | holds |
 //! |---|---|
 //! | `identity.key` | the cluster's identity (crate `identity`) |
+//! | `identity.next.key` | the one that comes after it, while it is replaced (`own_keys`) |
 //! | `agents.key` | what enrols agents (`store::feed`) |
-//! | `membership.json` | this installation's epoch, and the member record signed last |
+//! | `membership.json` | this installation's epoch, the member record signed last, and the identities there were |
 //! | `recall.json` | how old peers remember this cluster's exports to be |
 //! | `journal/` | transitions (`store::journal`) |
 //! | `peers/<cluster>.json` | what a peer advertised last, with the token to resume by |
@@ -17,9 +18,10 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use api::ClusterId;
 use api::member_record::SignedRecord;
+use api::succession::Succession;
 use api::time::WallTime;
+use api::{ClusterId, Prefix};
 use controller_core::recall::KeptRecall;
 use controller_core::remote::Memory;
 use serde::{Deserialize, Serialize};
@@ -43,6 +45,16 @@ pub(crate) struct Membership {
     pub(crate) made: Option<WallTime>,
     #[serde(default)]
     pub(crate) record: Option<SignedRecord>,
+    /// The identities that came one after the other, oldest first; while one is replaced, its last leads to the one that
+    /// comes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) successions: Vec<Succession>,
+    /// Since when the identity is being replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) identity_rotating_since: Option<WallTime>,
+    /// From the first identity, once there was another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) control_prefix: Option<Prefix>,
 }
 
 #[derive(Clone, Debug)]
@@ -66,6 +78,15 @@ impl StateFiles {
     pub(crate) fn identity_file(&self) -> PathBuf {
         self.folder.join("identity.key")
     }
+    pub(crate) fn next_identity_file(&self) -> PathBuf {
+        self.folder.join("identity.next.key")
+    }
+    /// Puts the next identity in the place of the current one. The old key is gone then.
+    pub(crate) fn promote_identity(&self) -> Result<()> {
+        let renamed = fs::rename(self.next_identity_file(), self.identity_file());
+        let synced = renamed.and_then(|()| File::open(&self.folder)?.sync_all());
+        synced.with_context(|| format!("cannot rename {}", self.next_identity_file().display()))
+    }
     pub(crate) fn journal_folder(&self) -> PathBuf {
         self.folder.join("journal")
     }
@@ -85,7 +106,15 @@ impl StateFiles {
         let mut random = [0; EPOCH_BYTES];
         getrandom::fill(&mut random).map_err(|error| anyhow::anyhow!("the kernel gives no random numbers: {error}"))?;
         let epoch = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        let membership = Membership { version: 1, epoch, made: Some(clock::wall()), record: None };
+        let membership = Membership {
+            version: 1,
+            epoch,
+            made: Some(clock::wall()),
+            record: None,
+            successions: Vec::new(),
+            identity_rotating_since: None,
+            control_prefix: None,
+        };
         self.keep_membership(&membership)?;
         Ok(membership)
     }

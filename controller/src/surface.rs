@@ -10,21 +10,25 @@ use api::conditions::{ConditionType, ServiceReason};
 use api::kubernetes::Node;
 use api::member_record::SignedRecord;
 use api::names;
-use api::report::{AgentReport, ControllerReport, NodeState, PeerSync, RefusalReport, RotationReport};
+use api::report::{
+    AgentReport, ControllerReport, IdentityRotationReport, NodeState, PeerSync, RefusalReport, RotationReport,
+};
 use api::surface::{Readiness, Surface};
 use api::time::{Instant, WallTime};
 use api::{ClusterId, TunnelGateway};
 use controller_core::Engine;
 use controller_core::advertisement::ServiceName;
 use controller_core::orders::{Order, drained_since};
+use controller_core::own_identity::IdentityRotation;
 use controller_core::rotation::{LONGEST, Rotation};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::Value;
 use store::Store;
 use store::feed::Role;
 use store::journal::{self, Journal, Transition};
+use tokio::sync::{mpsc, oneshot};
 
-use crate::connections::Shared;
+use crate::connections::{Message, Shared};
 use crate::metrics::{Counted, Gauges, Metrics};
 use crate::orders;
 
@@ -59,16 +63,22 @@ pub(crate) struct ControllerSurface {
     picture: Mutex<Picture>,
     metrics: Metrics,
     store: Store,
+    inbox: mpsc::UnboundedSender<Message>,
     journal: Mutex<Journal>,
     journal_folder: PathBuf,
 }
 
 impl ControllerSurface {
-    /// Transitions go to a journal in `journal_folder`, and orders to the store.
-    pub(crate) fn new(store: Store, journal_folder: PathBuf) -> Result<Self, store::Error> {
+    /// Transitions go to a journal in `journal_folder`, and orders to the store, or to the owner where they concern what
+    /// is on its disk.
+    pub(crate) fn new(
+        store: Store,
+        journal_folder: PathBuf,
+        inbox: mpsc::UnboundedSender<Message>,
+    ) -> Result<Self, store::Error> {
         let picture = Picture { readiness: vec!["first state from the store".into()], ..Picture::default() };
         let journal = Mutex::new(Journal::open(journal::Config::new(journal_folder.clone()))?);
-        Ok(Self { picture: Mutex::new(picture), metrics: Metrics::default(), store, journal, journal_folder })
+        Ok(Self { picture: Mutex::new(picture), metrics: Metrics::default(), store, inbox, journal, journal_folder })
     }
 
     fn picture(&self) -> MutexGuard<'_, Picture> {
@@ -185,14 +195,19 @@ fn report(engine: &Engine, leads: bool) -> ControllerReport {
             _ => "no gateway has offered a way to it yet".to_owned(),
         };
         let used = status.and_then(|status| used(&status.conditions, wall));
+        let newest = peer.newest_signed();
+        // The one that signs, then the one that comes; without a record the one the operator wrote down.
+        let named = newest.as_ref().map_or(&peer.spec.identity_keys, |(_, record)| &record.identity_keys);
+        let mut identities = named.iter().take(2).map(|key| key.fingerprint());
         PeerSync {
             peer: name,
             state: peer.state().to_string(),
             used_age: used.as_ref().map(|(_, age)| *age),
             used: used.map(|(reason, _)| reason).unwrap_or_default(),
             ordered: peer.ordered_state() != PeerState::Active,
-            fingerprint: peer.spec.identity_keys.first().map(|key| key.fingerprint()).unwrap_or_default(),
-            record_generation: peer.newest_record().map(|record| record.generation),
+            fingerprint: identities.next().unwrap_or_default(),
+            next_fingerprint: identities.next().unwrap_or_default(),
+            record_generation: newest.map(|(_, record)| record.generation),
             synced,
             last_sync_age: None,
             reason,
@@ -217,10 +232,21 @@ fn report(engine: &Engine, leads: bool) -> ControllerReport {
         imports: engine.imports().len(),
         unchecked: unchecked(engine),
         unserved: engine.unserved().iter().take(MAX_UNSERVED).map(ToString::to_string).collect(),
+        identity_rotation: engine.identity_rotation(wall).map(identity_rotation),
         rotations: engine.rotations(wall).map(|all| all.into_iter().map(rotation).collect()),
         peers: peers.collect(),
         nodes: engine.local().nodes().values().map(|node| node_state(engine, node, wall)).collect(),
         ..ControllerReport::default()
+    }
+}
+
+fn identity_rotation(rotation: IdentityRotation) -> IdentityRotationReport {
+    IdentityRotationReport {
+        next: rotation.next.fingerprint(),
+        age: rotation.age.as_secs_f64(),
+        ends_in: LONGEST.saturating_sub(rotation.age).as_secs_f64(),
+        told: rotation.waiting_for.is_some(),
+        waiting_for: rotation.waiting_for.unwrap_or_default(),
     }
 }
 
@@ -298,6 +324,7 @@ fn gauges(engine: &Engine, leads: bool) -> Gauges {
             .flatten()
             .map(|rotation| (rotation.slot, rotation.age))
             .collect(),
+        identity_rotation: engine.identity_rotation(clock::wall()).map(|rotation| rotation.age),
         gateways_desired: engine.local_cluster().map(|local| local.spec.gateways.slots),
         refused_items: refusals.collect(),
     }
@@ -363,7 +390,12 @@ impl Surface for ControllerSurface {
     fn order(&self, order: &str) -> Option<Result<Value, String>> {
         let order = Order::parse(order)?;
         // The store answers from a thread of its own, and this one may wait for it: `Surface` says so.
-        let carried_out = tokio::runtime::Handle::current().block_on(orders::carry_out(&self.store, &order));
+        let carried_out = tokio::runtime::Handle::current().block_on(async {
+            let Order::Identity { retire } = order else { return orders::carry_out(&self.store, &order).await };
+            let (reply, answer) = oneshot::channel();
+            let _ = self.inbox.send(Message::ChangeIdentity { retire, reply });
+            answer.await.unwrap_or_else(|_| Err("the controller stops: order it again".into()))
+        });
         Some(carried_out.and_then(|report| {
             if report.changed {
                 self.event(report.subject.clone(), &report.before, &report.after, "Ordered");

@@ -7,21 +7,23 @@
 //! | to | call |
 //! |---|---|
 //! | have an identity | [`Identity::load_or_create`] |
-//! | sign | [`Identity::sign_record`] |
+//! | sign | [`Identity::sign_record`], [`Identity::succeeded_by`] |
 //! | listen | [`server_config`], [`accept`] |
-//! | dial | [`client_config`], [`connect`] |
+//! | dial | [`client_config`], [`client_config_of_any`], [`connect`] |
 //! | know who is at the other end | [`Peer::key`], [`peer_key`] |
 
 mod handshake;
 mod key_file;
 mod tls;
 
+use api::ClusterId;
 use api::keys::IdentityKey;
 use api::member_record::{MemberRecord, SignedRecord, bytes_to_sign};
+use api::succession::{Succession, succession_to_sign};
 use ed25519_dalek::{Signer, SigningKey};
 
 pub use handshake::{HANDSHAKE_LIMIT, Peer, accept, connect, exporter};
-pub use tls::{client_config, peer_key, server_config};
+pub use tls::{client_config, client_config_of_any, peer_key, server_config};
 
 /// What a TLS stream is here: either end, over any transport.
 pub type TlsStream<IO> = tokio_rustls::TlsStream<IO>;
@@ -69,6 +71,16 @@ impl Identity {
         let bytes = serde_json::to_vec(record).unwrap_or_default();
         let signature = self.key.sign(&bytes_to_sign(&bytes)).to_bytes().to_vec();
         SignedRecord { record: bytes, key: self.public(), signature }
+    }
+}
+
+impl Identity {
+    /// Says that `next` comes after this identity in `cluster`, signed by both.
+    pub fn succeeded_by(&self, next: &Self, cluster: &ClusterId) -> Succession {
+        let (from, to) = (self.public(), next.public());
+        let bytes = succession_to_sign(cluster, &from, &to);
+        let sign = |identity: &Self| identity.key.sign(&bytes).to_bytes().to_vec();
+        Succession { cluster: cluster.clone(), from, to, named: sign(self), accepted: sign(next) }
     }
 }
 

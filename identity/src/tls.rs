@@ -46,11 +46,22 @@ pub fn client_config(
     alpn: &[&[u8]],
     expected: impl IntoIterator<Item = IdentityKey>,
 ) -> Result<Arc<ClientConfig>, Error> {
+    client_config_of(identity, alpn, Some(expected.into_iter().collect()))
+}
+
+/// A dialler's configuration: the server must prove a key, and TLS accepts any. The caller says nothing before it has
+/// decided by [`Peer::key`](crate::Peer::key) whether to trust the server.
+pub fn client_config_of_any(identity: &Identity, alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, Error> {
+    client_config_of(identity, alpn, None)
+}
+
+fn client_config_of(
+    identity: &Identity,
+    alpn: &[&[u8]],
+    expected: Option<Vec<IdentityKey>>,
+) -> Result<Arc<ClientConfig>, Error> {
     let provider = provider();
-    let verifier = Arc::new(KeyVerifier {
-        expected: Some(expected.into_iter().collect()),
-        algorithms: provider.signature_verification_algorithms,
-    });
+    let verifier = Arc::new(KeyVerifier { expected, algorithms: provider.signature_verification_algorithms });
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| Error::Unusable(error.to_string()))?

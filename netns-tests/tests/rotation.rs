@@ -1,5 +1,6 @@
 //! Gateways get new keys while downloads and datagrams pass: nothing is lost, also when the controller is killed on the
-//! way, and a peer that was away finds the old keys in force until it has taken the new ones.
+//! way, and a peer that was away finds the old keys in force until it has taken the new ones. The same for the identity of a
+//! cluster.
 
 use std::collections::BTreeSet;
 
@@ -114,6 +115,117 @@ fn a_peer_that_was_away_while_keys_changed_joins_again_by_the_old_ones() {
         let [target, _] = clusters.web()?;
         clusters.wait_for_answers_from(target, &["birch", "cedar"])?;
         http::get_within(&clusters.client, target, PATIENCE)?;
+        Ok(())
+    });
+}
+
+/// The identity of a cluster as its own controller has it, and who is waited for while it is replaced.
+fn identity(deployment: &Deployment) -> Result<(String, Option<Vec<String>>)> {
+    let status = deployment.ask(deployment.cluster().gateway()?, Part::Controller, "status")?;
+    let report: ControllerReport = serde_json::from_value(status)?;
+    ensure!(!report.fingerprint.is_empty(), "the controller has no record yet");
+    Ok((report.fingerprint, report.identity_rotation.map(|rotation| rotation.waiting_for)))
+}
+
+/// Waits until the old identity is gone, and gives the new one.
+fn another_identity(deployment: &Deployment, before: &str) -> Result<String> {
+    deployment.eventually(PATIENCE, "the old identity is gone", || {
+        let (after, rotation) = identity(deployment)?;
+        ensure!(rotation.is_none() && after != before, "{after} after {before}, waiting for {rotation:?}");
+        Ok(after)
+    })
+}
+
+/// Waits until a cluster is synced with a peer that it lets in by this identity alone.
+fn knows_as(deployment: &Deployment, peer: &str, fingerprint: &str) -> Result<()> {
+    deployment.eventually(PATIENCE, &format!("{peer} is known as {fingerprint}"), || {
+        let status = deployment.ask(deployment.cluster().gateway()?, Part::Controller, "status")?;
+        let report: ControllerReport = serde_json::from_value(status)?;
+        let sync = report.peers.into_iter().find(|sync| sync.peer == peer).context("no such peer")?;
+        ensure!(sync.synced && sync.fingerprint == fingerprint && sync.next_fingerprint.is_empty(), "{sync:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn another_identity_costs_no_packet_and_no_connection_also_when_the_controller_is_killed_on_the_way() {
+    world_test(|world| {
+        let clusters = TwoGateways::joined(world, 1)?;
+        let (amber, birch) = (&clusters.amber, &clusters.birch);
+        let [first, second] = [identity(amber)?.0, identity(birch)?.0];
+        let mut flows = clusters.flows()?;
+        flows.start_measuring()?;
+
+        let said = types(amber, "identity rotate --wait")?;
+        ensure!(said.contains("identity: Steady → Rotating") && said.contains("the old identity is gone"), "{said}");
+        let first = another_identity(amber, &first)?;
+
+        // The side that sends, with the controller dying twice.
+        let host = birch.cluster().gateway()?;
+        types(birch, "identity rotate")?;
+        for _ in 0..2 {
+            birch.process(Part::Controller, host)?.kill()?;
+            birch.start_part(Part::Controller, host)?;
+            birch.wait_until_ready(PATIENCE)?;
+        }
+        let second = another_identity(birch, &second)?;
+        knows_as(birch, "amber", &first)?;
+        knows_as(amber, "birch", &second)?;
+        clusters.wait_until_all_are_used()?;
+        flows.wait_until_all_go_on()?;
+        let seen = flows.stop();
+        ensure!(seen.ended.is_empty() && seen.lost == 0 && seen.sent > 0, "{seen:?}");
+
+        // What is on disk is enough for all of it to start again.
+        for deployment in clusters.both() {
+            deployment.kill_everything()?;
+        }
+        for deployment in clusters.both() {
+            deployment.start_everything()?;
+        }
+        knows_as(birch, "amber", &first)?;
+        knows_as(amber, "birch", &second)?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_peer_that_was_away_while_the_identity_changed_joins_again_by_the_old_one_or_by_another_member() {
+    world_test(|world| {
+        let clusters = ThreeClusters::joined(world)?;
+        let (amber, cedar) = (&clusters.amber, &clusters.cedar);
+        let (first, _) = identity(amber)?;
+        cedar.kill_everything()?;
+        types(amber, "identity rotate")?;
+        amber.eventually(PATIENCE, "cedar alone is waited for", || {
+            let (_, waiting) = identity(amber)?;
+            ensure!(waiting == Some(vec!["cedar".to_owned()]), "waiting for {waiting:?}");
+            Ok(())
+        })?;
+        let output = amber.tombolo(amber.cluster().gateway()?, &["status"])?;
+        let status = String::from_utf8_lossy(&output.stdout);
+        ensure!(
+            status.contains("identity: next one SHA256:") && status.contains("cedar does not trust it"),
+            "{status}"
+        );
+        cedar.start_everything()?;
+        let second = another_identity(amber, &first)?;
+        knows_as(cedar, "amber", &second)?;
+
+        // It is not waited for, and hears of it from birch.
+        cedar.kill_everything()?;
+        types(amber, "identity rotate")?;
+        clusters.birch.eventually(PATIENCE, "birch is told", || {
+            let (_, waiting) = identity(amber)?;
+            ensure!(waiting == Some(vec!["cedar".to_owned()]), "waiting for {waiting:?}");
+            Ok(())
+        })?;
+        types(amber, "identity retire")?;
+        let third = another_identity(amber, &second)?;
+        knows_as(&clusters.birch, "amber", &third)?;
+        cedar.start_everything()?;
+        knows_as(cedar, "amber", &third)?;
+        knows_as(amber, "cedar", &identity(cedar)?.0)?;
         Ok(())
     });
 }

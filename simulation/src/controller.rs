@@ -261,7 +261,7 @@ impl Process {
         let known = self
             .engine
             .peers()
-            .find(|peer| peer.state() != PeerState::Blocked && peer.spec.identity_keys.contains(identity))?;
+            .find(|peer| peer.state() != PeerState::Blocked && peer.trusted_identities().contains(identity))?;
         ClusterId::new(known.metadata.name.as_deref()?).ok()
     }
 
@@ -355,6 +355,7 @@ impl Process {
             match export.side.receive(message, now.instant).map_err(|ended| ended.to_string())? {
                 ExportHeard::Asked { record } => self.engine.hear_record(&peer, record, now.instant, now.wall),
                 ExportHeard::Remembered(exports) => drop(self.engine.hear_remembered(&peer, &exports, now.wall)),
+                ExportHeard::Trusts(identities) => self.engine.hear_trust(&peer, identities),
                 ExportHeard::Alive { .. } => {}
             }
         }

@@ -12,6 +12,7 @@
 //! | `connection` | messages over a connection, with pings and limits |
 //! | `server`, `session`, `requests` | a controller's end: who is let in; one agent's conversation; what it asks |
 //! | `window` | the last changes of each kind, for all sessions |
+//! | `authority` | which identity an agent takes for its controller's |
 //! | `link`, `client`, `feeder`, `cache` | an agent's end: the dialling, the store, the task behind it, the disk |
 //! | `memory`, `digest` | the objects of a kind, and what tells one state of them from another; both ends |
 //!
@@ -21,6 +22,7 @@
 //! **How long anything takes.** Both ends say something every [`PING_INTERVAL`]; an end that hears nothing for
 //! [`SILENCE_LIMIT`] hangs up. An agent dials again at once, then after longer and longer, up to two seconds.
 
+mod authority;
 pub(crate) mod cache;
 mod client;
 mod connection;

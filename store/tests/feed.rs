@@ -558,7 +558,10 @@ async fn a_stranger_who_breaks_the_protocol_is_turned_away_and_the_others_go_on(
         assert_eq!(refusal.name(), "BadGreeting", "{refusal}");
         let mut answer = Vec::new();
         let _ = before_the_limit(stream.read_to_end(&mut answer)).await;
-        assert!(matches!(decode::<ToAgent>(&answer[4..]), Ok(ToAgent::Refused { .. })));
+        // Before it the controller says how it came to its identity.
+        let (length, rest) = answer.split_first_chunk::<4>().unwrap();
+        let refused = &rest[u32::from_be_bytes(*length) as usize + 4..];
+        assert!(matches!(decode::<ToAgent>(refused), Ok(ToAgent::Refused { .. })));
     }
     let store = feed::connect(place.agent(Role::Dns, "worker", &listener)).unwrap();
     interruption_ends(&store).await;

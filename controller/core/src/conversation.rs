@@ -8,6 +8,7 @@
 //!                              ◀──   Page, Page, Page last      (a snapshot, unless resumed)
 //!                              ◀──   Delta, Delta, Records, …
 //! Remember {older exports}     ──▶
+//! Trust {identities}           ──▶
 //! Alive {what it holds}        ◀─▶   Alive
 //! ```
 
@@ -34,6 +35,8 @@ pub enum Ended {
     SnapshotTooLarge,
     #[error("the peer remembers more exports of this cluster than there can have been")]
     RemembersTooMuch,
+    #[error("the peer names more identities of this cluster than a ClusterPeer may")]
+    TrustsTooMany,
     #[error("nothing was heard of the peer for {} s", SILENT_AFTER.as_secs())]
     Silent,
     #[error("the peer ended the conversation: {0}")]
@@ -48,6 +51,7 @@ impl Ended {
             Self::OutOfTurn(_) => "OutOfTurn",
             Self::SnapshotTooLarge => "SnapshotTooLarge",
             Self::RemembersTooMuch => "RemembersTooMuch",
+            Self::TrustsTooMany => "TrustsTooMany",
             Self::Silent => "Silent",
             Self::Refused(_) => "Refused",
         }

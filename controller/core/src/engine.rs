@@ -28,6 +28,7 @@ use crate::index::{Index, ObjectKey};
 use crate::ledger::{Batch, Ledger};
 use crate::local::LocalIndex;
 use crate::membership::{self, SlotKeys};
+use crate::own_identity::OwnIdentity;
 use crate::plan::{Outcome, Subject, Write};
 use crate::recall::{self, Recall, Remembered};
 use crate::remote::{Memory, RemoteIndex, Token};
@@ -49,6 +50,8 @@ pub struct Talk {
     pub refused_records: BTreeMap<&'static str, String>,
     /// When it became synced, or stopped to be.
     pub since: Option<WallTime>,
+    /// Which of our identities it says to trust.
+    pub trusts: Vec<IdentityKey>,
 }
 
 /// An agent that has connected to this controller.
@@ -62,7 +65,7 @@ pub struct NodeAgent {
 }
 
 pub struct Engine {
-    pub(crate) identity: IdentityKey,
+    pub(crate) identity: OwnIdentity,
     pub(crate) locals: Index<LocalCluster>,
     pub(crate) peers: Index<ClusterPeer>,
     pub(crate) members: Index<ClusterMember>,
@@ -82,6 +85,8 @@ pub struct Engine {
     pub(crate) claims: BTreeMap<ClusterId, PrefixClaims>,
     /// How each peer's overlapping prefixes are to be seen here; in force once its status says so.
     pub(crate) translations: BTreeMap<ClusterId, Vec<TranslatedPrefix>>,
+    /// The identities each peer may be known by, as its object has it; of blocked ones too.
+    pub(crate) trusted: BTreeMap<ClusterId, Vec<IdentityKey>>,
     pub(crate) slot_keys: SlotKeys,
     pub(crate) own: Option<(SignedRecord, MemberRecord)>,
     pub(crate) talks: BTreeMap<ClusterId, Talk>,
@@ -106,14 +111,14 @@ pub struct Engine {
 impl Engine {
     /// `last_record` is what was signed last, as kept on disk.
     pub fn new(
-        identity: IdentityKey,
+        identity: impl Into<OwnIdentity>,
         epoch: String,
         last_record: Option<(SignedRecord, MemberRecord)>,
         bounds: Bounds,
         started: Instant,
     ) -> Self {
         Self {
-            identity,
+            identity: identity.into(),
             locals: Index::default(),
             peers: Index::default(),
             members: Index::default(),
@@ -131,6 +136,7 @@ impl Engine {
             addresses_read_back: false,
             claims: BTreeMap::new(),
             translations: BTreeMap::new(),
+            trusted: BTreeMap::new(),
             slot_keys: SlotKeys::new(),
             own: last_record,
             talks: BTreeMap::new(),
@@ -481,6 +487,11 @@ impl Engine {
 
     /// What each peer may contribute follows from its ClusterPeer, its record, our LocalCluster, and the other peers.
     pub(crate) fn refresh_terms(&mut self, now: Instant, wall: WallTime) {
+        let identities = self.peers.values().filter_map(|peer| {
+            let id = ClusterId::new(peer.metadata.name.as_deref()?).ok()?;
+            Some((id, peer.trusted_identities()))
+        });
+        self.trusted = identities.collect();
         let Some(local) = self.local_cluster() else { return };
         let (own, claims) = (local.spec.cluster_id.clone(), prefix_claims::judge(&local.spec, self.peers.values()));
         let mut terms: BTreeMap<ClusterId, Terms> = BTreeMap::new();
@@ -542,7 +553,7 @@ impl Engine {
     pub fn unsigned_record(&self) -> Option<MemberRecord> {
         let local = self.local_cluster().filter(|_| self.is_known() && !self.slot_keys.is_empty())?;
         let wanted =
-            membership::own_record(local, self.identity, self.ledger.epoch(), &self.slot_keys, self.gateways.values());
+            membership::own_record(local, &self.identity, self.ledger.epoch(), &self.slot_keys, self.gateways.values());
         membership::next_generation(self.own.as_ref().map(|(_, record)| record), wanted)
     }
 
@@ -557,6 +568,8 @@ impl Engine {
     }
 }
 
+#[cfg(test)]
+mod identity_tests;
 #[cfg(test)]
 mod overlap_tests;
 #[cfg(test)]

@@ -47,6 +47,7 @@ pub mod merge;
 pub mod message;
 mod observation;
 pub mod orders;
+pub mod own_identity;
 mod peer_plan;
 pub mod plan;
 pub mod policy;

@@ -9,10 +9,12 @@ use api::conditions::Reason;
 use api::keys::{IdentityKey, TunnelKey};
 use api::local_cluster::LocalState;
 use api::member_record::{LaneRecord, MemberRecord, MemberState, RecordError, SignedRecord, SlotRecord};
+use api::succession;
 use api::time::WallTime;
 use api::{ClusterId, ClusterPeer, LocalCluster, TunnelGateway};
 
 use crate::message::VERSIONS;
+use crate::own_identity::OwnIdentity;
 
 /// The most addresses of one slot in a record; as many as a LocalCluster may name.
 const MAX_ENDPOINTS: usize = 8;
@@ -45,7 +47,7 @@ impl From<Vec<TunnelKey>> for KeysOfSlot {
 /// What our record should say, all but its generation.
 pub fn own_record<'a>(
     local: &LocalCluster,
-    identity: IdentityKey,
+    identity: &OwnIdentity,
     epoch: &str,
     keys: &SlotKeys,
     gateways: impl Iterator<Item = &'a TunnelGateway>,
@@ -82,10 +84,11 @@ pub fn own_record<'a>(
     MemberRecord {
         cluster_set_id: local.cluster_set_id.clone(),
         cluster_id: local.cluster_id.clone(),
-        identity_keys: vec![identity],
+        identity_keys: identity.keys(),
+        successions: identity.successions.clone(),
         epoch: epoch.into(),
         generation: 0,
-        control_prefix: identity.control_prefix(),
+        control_prefix: identity.control_prefix,
         slots,
         prefixes: local.advertised_prefixes().copied().collect(),
         labels: local.labels.clone(),
@@ -155,11 +158,50 @@ pub fn judge_record(
         let message = format!("cluster {name} is in clusterset {}, this one in {cluster_set}", record.cluster_set_id);
         return RecordVerdict::Refused(Reason::Invalid, message);
     }
-    match peer.newest_record() {
-        Some(known) if known.epoch == record.epoch && known.generation >= record.generation => RecordVerdict::Known,
-        Some(known) if known.epoch != record.epoch && heard == Heard::PassedOn => RecordVerdict::Known,
-        _ => RecordVerdict::Newer(record),
+    if record.successions.iter().any(|succession| !succession.is_valid(&record.cluster_id)) {
+        let message = "the record has a change of identity that not both of these identities signed".into();
+        return RecordVerdict::Refused(Reason::Invalid, message);
     }
+    let Some((signer, known)) = peer.newest_signed() else { return RecordVerdict::Newer(record) };
+    // Whoever stole a key may be quick, but not undo what is known.
+    if let Some(other) = record.successions.iter().find(|other| {
+        known.successions.iter().any(|succession| succession.from == other.from && succession.to != other.to)
+    }) {
+        let (from, to) = (other.from.fingerprint(), other.to.fingerprint());
+        let message = format!(
+            "identity {from} of cluster {name} has named another successor before, and now {to}: somebody else has that key"
+        );
+        return RecordVerdict::Refused(Reason::IdClash, message);
+    }
+    if follows((&candidate.key, &record), (&signer, &known)) {
+        return RecordVerdict::Newer(record);
+    }
+    let is_older = match known.epoch == record.epoch {
+        true => known.generation >= record.generation,
+        false => heard == Heard::PassedOn,
+    };
+    if is_older {
+        return RecordVerdict::Known;
+    }
+    if known.left_behind().contains(&candidate.key) {
+        let key = candidate.key.fingerprint();
+        let message =
+            format!("a newer record of cluster {name} is signed by its old identity {key}: somebody has that key");
+        return RecordVerdict::Refused(Reason::RetiredIdentity, message);
+    }
+    RecordVerdict::Newer(record)
+}
+
+/// Whether one record is signed by an identity that came after the other's, and has left that behind. Then it is newer
+/// whatever generation the other claims: who has an old key cannot keep the new one out.
+pub fn follows(
+    (signer, record): (&IdentityKey, &MemberRecord),
+    (known_signer, known): (&IdentityKey, &MemberRecord),
+) -> bool {
+    signer != known_signer
+        && record.left_behind().contains(known_signer)
+        && !known.left_behind().contains(signer)
+        && succession::reached(&[*known_signer], &record.successions, &record.cluster_id).contains(signer)
 }
 
 /// The cluster a record is of, when its own signature holds. Says nothing of trust.

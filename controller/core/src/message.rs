@@ -5,6 +5,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use api::keys::IdentityKey;
 use api::member_record::SignedRecord;
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +42,8 @@ pub enum Message {
     Records { records: Vec<SignedRecord> },
     /// Import side: exports of the other one that it knows to be older than that one says.
     Remember { exports: Vec<Remembered> },
+    /// Import side: the identities it trusts to speak for the other one, as its store has them; again when they change.
+    Trust { identities: Vec<IdentityKey> },
     /// Either side, when it has said nothing for a while. The import side says what it has applied.
     Alive { holding: Option<ContentHash> },
     /// Either side, last: why it ends the conversation.
@@ -79,6 +82,7 @@ impl Message {
             Self::Delta { .. } => "delta",
             Self::Records { .. } => "records",
             Self::Remember { .. } => "remember",
+            Self::Trust { .. } => "trust",
             Self::Alive { .. } => "alive",
             Self::Refuse { .. } => "refuse",
         }

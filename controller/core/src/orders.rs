@@ -33,6 +33,11 @@ pub enum Order {
         /// Takes the old ones away at once, whoever still needs them.
         retire: bool,
     },
+    /// The cluster's identity is changed: `identity?retire=false`.
+    Identity {
+        /// Takes the old one away at once, whoever does not know the new one.
+        retire: bool,
+    },
     /// A gateway of this cluster gives its traffic to the others: `gateway-state?slot=0&undo=false`.
     Gateway {
         slot: u16,
@@ -70,6 +75,9 @@ impl Order {
             "keys" => {
                 let slot = parameters.get("slot").map(|slot| slot.parse()).transpose().ok()?;
                 Some(Self::Keys { slot, retire: parameters.get("retire").is_some_and(|retire| *retire == "true") })
+            }
+            "identity" => {
+                Some(Self::Identity { retire: parameters.get("retire").is_some_and(|retire| *retire == "true") })
             }
             "gateway-state" => Some(Self::Gateway { slot: parameters.get("slot")?.parse().ok()?, undo }),
             "node-state" => Some(Self::Node { node: (*parameters.get("node")?).to_string(), undo }),

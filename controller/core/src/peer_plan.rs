@@ -46,16 +46,15 @@ fn used(ours: PeerState, theirs: Option<MemberState>) -> Wanted {
 impl Engine {
     /// The peer whose identity a key is, when it may talk to us.
     pub fn peer_of(&self, key: &IdentityKey) -> Option<ClusterId> {
-        let trusted = |peer: &&ClusterPeer| peer.state() != PeerState::Blocked && peer.spec.identity_keys.contains(key);
-        let name = self.peers.values().find(trusted)?.metadata.name.as_deref()?;
-        ClusterId::new(name).ok().filter(|id| Some(id) != self.cluster_id())
+        let knows = |id: &&ClusterId| self.identities_of(id).is_some_and(|identities| identities.contains(key));
+        self.trusted.keys().find(knows).cloned()
     }
 
     /// The identities a peer is to be known by; `None` when we do not talk to it.
     pub fn identities_of(&self, cluster: &ClusterId) -> Option<Vec<IdentityKey>> {
         let peer = self.peers.get(&ObjectKey::named(cluster.as_str()))?;
         (peer.state() != PeerState::Blocked && Some(cluster) != self.cluster_id())
-            .then(|| peer.spec.identity_keys.clone())
+            .then(|| self.trusted.get(cluster).cloned().unwrap_or_default())
     }
 
     /// Records to pass on to a peer: ours and those of our other peers, as they were signed.
@@ -90,7 +89,7 @@ impl Engine {
         };
         let subject = claimed.cluster_id;
         if subject == own {
-            if signed.key != self.identity {
+            if !self.identity.is_or_was(&signed.key) {
                 let message = format!(
                     "cluster {from} knows another cluster named {own}, with identity {}: one of both must be renamed",
                     signed.key.fingerprint()
@@ -110,8 +109,12 @@ impl Engine {
             RecordVerdict::Refused(reason, message) => self.refuse_record(&subject, reason, message),
             RecordVerdict::Newer(record) => {
                 let newer = |held: &SignedRecord| {
-                    membership::claimed_cluster(held)
-                        .is_none_or(|held| held.epoch != record.epoch || held.generation < record.generation)
+                    membership::claimed_cluster(held).is_none_or(|known| {
+                        let comes_after = membership::follows((&signed.key, &record), (&held.key, &known));
+                        let comes_before = membership::follows((&held.key, &known), (&signed.key, &record));
+                        comes_after
+                            || (!comes_before && (known.epoch != record.epoch || known.generation < record.generation))
+                    })
                 };
                 if self.learned.get(&subject).is_none_or(newer) {
                     self.learned.insert(subject.clone(), signed);
@@ -136,8 +139,8 @@ impl Engine {
     /// A cluster that is no peer: known, not trusted, awaiting the operator's verdict.
     fn hear_of(&mut self, from: &ClusterId, subject: ClusterId, signed: SignedRecord) {
         let known = self.heard_of.get(&subject);
-        // The first who claims a name keeps it, so that nobody can push another one out.
-        if known.is_some_and(|(held, _)| held.key != signed.key)
+        // The first who claims a name keeps it, or who comes after it, so that nobody can push another one out.
+        if known.is_some_and(|(held, _)| signed.verify(&[held.key]).is_err())
             || (known.is_none() && self.heard_of.len() >= MAX_HEARD_OF)
         {
             return;
@@ -151,8 +154,12 @@ impl Engine {
     pub(crate) fn plan_local_cluster(&mut self, wall: WallTime) -> Vec<Write> {
         let Some(local) = self.local_cluster() else { return Vec::new() };
         let mut status = local.status.clone().unwrap_or_default();
-        status.identity_key = Some(self.identity);
-        status.fingerprint = self.identity.fingerprint();
+        // The one that signed the record below: both change in one write.
+        let identity = self.own.as_ref().map_or(self.identity.current, |(signed, _)| signed.key);
+        status.identity_key = Some(identity);
+        status.fingerprint = identity.fingerprint();
+        let next = self.identity.next.map(|next| next.key).filter(|next| *next != identity);
+        status.next_fingerprint = next.map(|next| next.fingerprint()).unwrap_or_default();
         let ready = match &self.own {
             Some((signed, record)) => {
                 status.record = signed.to_base64();
@@ -196,6 +203,8 @@ impl Engine {
         let examples = self.remote.refused_examples(&id);
         status.refused.extend(examples.iter().map(|(reason, example)| format!("{reason}: for example of {example}")));
         status.refused.truncate(MAX_REFUSED);
+        status.identities =
+            self.trusted.get(&id).into_iter().flatten().map(|identity| identity.fingerprint()).collect();
         status.imported_services = self
             .remote
             .usable(&id)

@@ -34,6 +34,7 @@ fn peer(name: &str) -> Peer {
         cluster_set_id: ClusterId::new("demo").unwrap(),
         cluster_id: ClusterId::new(name).unwrap(),
         identity_keys: vec![identity.public()],
+        successions: vec![],
         epoch: "one".into(),
         generation: 1,
         control_prefix: identity.public().control_prefix(),

@@ -120,6 +120,7 @@ impl End {
             cluster_set_id: ClusterId::new("test").expect("an id"),
             cluster_id: ClusterId::new(self.id()).expect("an id"),
             identity_keys: vec![self.identity.public()],
+            successions: vec![],
             epoch: "one".into(),
             generation: 1,
             control_prefix: self.identity.public().control_prefix(),

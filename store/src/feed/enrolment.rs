@@ -78,6 +78,11 @@ impl Enrolment {
         self.controller
     }
 
+    /// The same secret, for a controller that has another identity by now.
+    pub(crate) fn with(&self, controller: IdentityKey) -> Self {
+        Self { controller, ..self.clone() }
+    }
+
     /// Reads an enrolment file's text.
     pub fn parse(text: &str) -> Option<Self> {
         let field =

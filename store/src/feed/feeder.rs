@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::Agent;
+use super::authority::Authority;
 use super::cache::{Cache, Memories};
 use super::client::Config;
 use super::digest::Digest;
@@ -86,6 +87,7 @@ enum Pending {
 pub(super) struct Feeder {
     config: Config,
     identity: Arc<Identity>,
+    authority: Arc<Authority>,
     kinds: BTreeMap<KindName, Followed>,
     /// The kinds of which everything is known, of now or of before.
     memories: Memories,
@@ -114,6 +116,7 @@ impl Feeder {
     ) -> Self {
         let kinds = memories.keys().map(|kind| (*kind, Followed::default())).collect();
         Self {
+            authority: Arc::new(Authority::open(&config.cache)),
             identity: Arc::new(identity),
             kinds,
             memories,
@@ -175,9 +178,10 @@ impl Feeder {
             pod_prefixes: self.config.pod_prefixes.clone(),
         };
         let (enrolment, identity) = (self.config.enrolment.clone(), Arc::clone(&self.identity));
+        let authority = Arc::clone(&self.authority);
         Box::pin(async move {
             tokio::time::sleep(pause).await;
-            link::dial(controller, enrolment, identity, agent).await
+            link::dial(controller, enrolment, identity, agent, authority).await
         })
     }
 
@@ -346,7 +350,7 @@ impl Feeder {
                 }
             }
             ToAgent::Answer { id, answer } => self.answered(id, answer),
-            ToAgent::Welcome | ToAgent::Refused { .. } | ToAgent::Ping => {}
+            ToAgent::Welcome | ToAgent::Lineage(_) | ToAgent::Refused { .. } | ToAgent::Ping => {}
         }
     }
 

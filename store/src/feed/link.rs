@@ -8,12 +8,14 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use identity::Identity;
+use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::authority::{Authority, Standing};
 use super::connection::{next_message, write};
 use super::enrolment::EXPORTER_LABEL;
 use super::frame::{Decoder, MAX_GREETING_BYTES, MAX_MESSAGE_BYTES};
@@ -53,6 +55,7 @@ pub(crate) async fn dial(
     enrolment: PathBuf,
     identity: Arc<Identity>,
     agent: Agent,
+    authority: Arc<Authority>,
 ) -> Result<Link, String> {
     // Read anew each time, so that a host that is enrolled while its agents wait needs no restart.
     let enrolment = Enrolment::load(&enrolment).map_err(|error| error.to_string())?;
@@ -68,34 +71,61 @@ pub(crate) async fn dial(
     .await
     .map_err(|_| named(format!("no answer within {DIAL_LIMIT:?}")))?
     .map_err(|error| named(error.to_string()))?;
-    let config = identity::client_config(&identity, &[PROTOCOL], [enrolment.controller()])
-        .map_err(|error| named(error.to_string()))?;
-    let (stream, _) =
+    let config = identity::client_config_of_any(&identity, &[PROTOCOL]).map_err(|error| named(error.to_string()))?;
+    let (stream, other) =
         identity::connect(transport, &config, GREETING_LIMIT).await.map_err(|error| named(error.to_string()))?;
     let exporter = identity::exporter(&stream, EXPORTER_LABEL).map_err(|error| named(error.to_string()))?;
-    let proof = STANDARD.encode(enrolment.prove(&agent, identity.public(), &exporter));
+    let (mut reader, writer) = tokio::io::split(stream);
+    let mut decoder = Decoder::new(MAX_GREETING_BYTES);
+    let pinned = enrolment.controller();
+    // Nothing is said to somebody who has not shown to be the controller.
+    if authority.standing(&pinned, &other.key) == Standing::Unknown
+        && let Ok(Ok(Some(bytes))) = timeout(GREETING_LIMIT, next_message(&mut reader, &mut decoder)).await
+        && let Ok(ToAgent::<Value>::Lineage(lineage)) = decode(&bytes)
+    {
+        authority.shown(&pinned, lineage).map_err(|error| named(error.to_string()))?;
+    }
+    match authority.standing(&pinned, &other.key) {
+        Standing::Trusted => {}
+        Standing::Unknown => {
+            return Err(named(identity::Error::UntrustedIdentity { got: other.key }.to_string()));
+        }
+        Standing::Retired => {
+            let key = other.key.fingerprint();
+            return Err(named(format!(
+                "it proves {key}, which this cluster left behind: was its state restored from an old backup, or does somebody else have that key?"
+            )));
+        }
+    }
+    let proof = STANDARD.encode(enrolment.with(other.key).prove(&agent, identity.public(), &exporter));
     let hello = encode(&ToController::Hello { agent, proof }).map_err(named)?;
 
-    let (mut reader, writer) = tokio::io::split(stream);
     let (outbox, messages) = mpsc::channel(OUTBOX);
     outbox.try_send(Bytes::from(hello)).map_err(|error| named(error.to_string()))?;
     let writing = tokio::spawn(write(writer, messages));
-    let mut decoder = Decoder::new(MAX_GREETING_BYTES);
-    let welcome = timeout(GREETING_LIMIT, next_message(&mut reader, &mut decoder)).await;
     let refused = |writing: JoinHandle<()>, why: String| {
         writing.abort();
         Err(named(why))
     };
-    match welcome {
-        Err(_) => return refused(writing, format!("no welcome within {GREETING_LIMIT:?}")),
-        Ok(Err(error)) => return refused(writing, error),
-        Ok(Ok(None)) => return refused(writing, "the controller hung up without a word".into()),
-        Ok(Ok(Some(bytes))) => match decode::<ToAgent>(&bytes) {
-            Ok(ToAgent::Welcome) => {}
-            Ok(ToAgent::Refused { reason }) => return refused(writing, format!("refused: {reason}")),
-            Ok(_) => return refused(writing, "the controller's first message is no welcome".into()),
-            Err(error) => return refused(writing, error),
-        },
+    loop {
+        let answer = timeout(GREETING_LIMIT, next_message(&mut reader, &mut decoder)).await;
+        match answer {
+            Err(_) => return refused(writing, format!("no welcome within {GREETING_LIMIT:?}")),
+            Ok(Err(error)) => return refused(writing, error),
+            Ok(Ok(None)) => return refused(writing, "the controller hung up without a word".into()),
+            Ok(Ok(Some(bytes))) => match decode::<ToAgent>(&bytes) {
+                Ok(ToAgent::Welcome) => break,
+                // Where its identity is known already, this comes beside the greeting.
+                Ok(ToAgent::Lineage(lineage)) => {
+                    if let Err(error) = authority.shown(&pinned, lineage) {
+                        return refused(writing, error.to_string());
+                    }
+                }
+                Ok(ToAgent::Refused { reason }) => return refused(writing, format!("refused: {reason}")),
+                Ok(_) => return refused(writing, "the controller's first message is no welcome".into()),
+                Err(error) => return refused(writing, error),
+            },
+        }
     }
     decoder.set_limit(MAX_MESSAGE_BYTES);
     let (heard, inbox) = mpsc::channel(INBOX);
@@ -107,10 +137,18 @@ pub(crate) async fn dial(
                 Ok(Err(error)) => Err(error),
                 Err(_) => Err(format!("the controller said nothing for {SILENCE_LIMIT:?}")),
             };
+            let message = match message {
+                Ok(ToAgent::Ping) => continue,
+                Ok(ToAgent::Lineage(lineage)) => {
+                    // Without it the next dial is shown it again.
+                    if let Err(error) = authority.shown(&pinned, lineage) {
+                        tracing::warn!(%error, "the controller's new identity cannot be kept");
+                    }
+                    continue;
+                }
+                message => message,
+            };
             let ended = message.is_err();
-            if matches!(message, Ok(ToAgent::Ping)) {
-                continue;
-            }
             if heard.send(message).await.is_err() || ended {
                 return;
             }

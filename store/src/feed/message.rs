@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Agent;
+use super::authority::Lineage;
 use super::digest::Digest;
 use super::frame;
 use crate::Error;
@@ -82,6 +83,8 @@ impl Request {
 pub enum ToAgent<O = Value> {
     /// The agent is who it says.
     Welcome,
+    /// How the cluster came to the identity that this controller proves; before anything else, and when that changes.
+    Lineage(Lineage),
     /// It is not, or may not; the connection ends.
     Refused {
         reason: String,

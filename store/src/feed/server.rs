@@ -7,14 +7,17 @@ use std::time::Duration;
 
 use api::Prefix;
 use api::keys::IdentityKey;
+use api::succession::Succession;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use identity::TlsStream;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::authority::Lineage;
 use super::connection::{next_message, write};
 use super::enrolment::EXPORTER_LABEL;
 use super::frame::{Decoder, MAX_GREETING_BYTES, MAX_MESSAGE_BYTES};
@@ -81,7 +84,7 @@ type OnDenial = dyn Fn(&Agent, &Denial) + Send + Sync;
 #[derive(Clone)]
 pub struct Server {
     store: Store,
-    enrolment: Enrolment,
+    enrolment: Arc<watch::Sender<Own>>,
     seen: mpsc::UnboundedSender<AgentSeen>,
     agents: Arc<Mutex<Agents>>,
     tenures: Arc<Mutex<Tenures>>,
@@ -102,6 +105,39 @@ struct Connected {
     replaced: CancellationToken,
 }
 
+/// What the controller proves to be.
+struct Own {
+    enrolment: Enrolment,
+    successions: Vec<Succession>,
+}
+
+impl Own {
+    /// The message that says how it came to be that.
+    fn lineage(&self) -> Result<Bytes, String> {
+        let lineage = Lineage { successions: self.successions.clone() };
+        encode(&ToAgent::<()>::Lineage(lineage)).map(Bytes::from)
+    }
+
+    /// Whether the agent has the secret. It proves that to the identity its connection began with, which may be the one
+    /// before by now.
+    fn check(&self, agent: &Agent, key: IdentityKey, exporter: &[u8; 32], proof: &[u8]) -> bool {
+        let before = self.successions.last().map(|last| self.enrolment.with(last.from));
+        [Some(&self.enrolment), before.as_ref()].into_iter().flatten().any(|own| own.check(agent, key, exporter, proof))
+    }
+}
+
+/// Passes on what changes, for as long as anybody listens.
+async fn tell_of_successions(mut own: watch::Receiver<Own>, outbox: mpsc::Sender<Bytes>) {
+    while own.changed().await.is_ok() {
+        let lineage = own.borrow_and_update().lineage();
+        if let Ok(lineage) = lineage
+            && outbox.send(lineage).await.is_err()
+        {
+            break;
+        }
+    }
+}
+
 /// One connection's place among the agents; left when dropped.
 struct Seat {
     server: Server,
@@ -116,6 +152,7 @@ impl Server {
         let tenures = Arc::default();
         let windows = Windows::new(Arc::clone(&store.backend), Arc::clone(&tenures));
         let denied = Arc::new(|_: &Agent, _: &Denial| {});
+        let enrolment = Arc::new(watch::Sender::new(Own { enrolment, successions: Vec::new() }));
         Self { store, enrolment, seen, agents: Arc::default(), tenures, windows, denied }
     }
 
@@ -123,6 +160,19 @@ impl Server {
     #[must_use]
     pub fn on_denial(self, denied: impl Fn(&Agent, &Denial) + Send + Sync + 'static) -> Self {
         Self { denied: Arc::new(denied), ..self }
+    }
+
+    /// The successions that lead to the controller's identity, oldest first.
+    #[must_use]
+    pub fn after(self, successions: Vec<Succession>) -> Self {
+        self.enrolment.send_modify(|own| own.successions = successions);
+        self
+    }
+
+    /// The cluster has another identity, which the enrolment names and the last of the successions leads to. Agents that
+    /// are connected hear of it at once, the others when they come back.
+    pub fn succeed(&self, enrolment: Enrolment, successions: Vec<Succession>) {
+        self.enrolment.send_replace(Own { enrolment, successions });
     }
 
     pub(super) fn deny(&self, agent: &Agent, denial: &Denial) {
@@ -152,6 +202,11 @@ impl Server {
         let exporter =
             identity::exporter(&stream, EXPORTER_LABEL).map_err(|error| Refusal::BadGreeting(error.to_string()))?;
         let (mut reader, mut writer) = tokio::io::split(stream);
+        let mut own = self.enrolment.subscribe();
+        let lineage = own.borrow_and_update().lineage();
+        // An agent that pins another identity says nothing before it knows how this one came after it.
+        let written = timeout(WRITE_LIMIT, writer.write_all(&lineage.map_err(Refusal::BadGreeting)?)).await;
+        written.map_err(|_| bad("it takes nothing"))?.map_err(|error| bad(&error.to_string()))?;
         let mut decoder = Decoder::new(MAX_GREETING_BYTES);
         let greeting = timeout(GREETING_LIMIT, greeting(&mut reader, &mut decoder))
             .await
@@ -173,10 +228,11 @@ impl Server {
         };
         decoder.set_limit(MAX_MESSAGE_BYTES);
         let (outbox, messages) = mpsc::channel(OUTBOX);
-        let session = Session::new(self.clone(), &self.store, seat.agent.clone(), outbox);
+        let session = Session::new(self.clone(), &self.store, seat.agent.clone(), outbox.clone());
         tokio::select! {
             () = seat.replaced.cancelled() => Ok(()),
             () = write(writer, messages) => Ok(()),
+            () = tell_of_successions(own, outbox) => Ok(()),
             result = session.run(&mut reader, &mut decoder) => result,
         }
     }
@@ -189,7 +245,7 @@ impl Server {
     /// Checks who it is, and gives it its place.
     fn seat(&self, agent: Agent, key: IdentityKey, exporter: &[u8; 32], proof: &[u8]) -> Result<Seat, Refusal> {
         let described = format!("the {} agent of '{}'", agent.role, agent.name.escape_debug());
-        if !self.enrolment.check(&agent, key, exporter, proof) {
+        if !self.enrolment.borrow().check(&agent, key, exporter, proof) {
             return Err(Refusal::NotEnrolled(described));
         }
         let label = |part: &str| api::cluster_id::is_dns_label(part);

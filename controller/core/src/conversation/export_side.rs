@@ -5,6 +5,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use api::keys::IdentityKey;
 use api::member_record::SignedRecord;
 use api::time::Instant;
 
@@ -23,6 +24,9 @@ pub(super) const MAX_WAITING: usize = 1_024;
 /// remembers of a cluster that was rebuilt.
 const MAX_REMEMBERED: usize = 20_000;
 
+/// Identities a peer may trust at once: four that its operator wrote down, and two that the record names.
+const MAX_TRUSTED: usize = 8;
+
 /// Records in one message: each has at most 32 KiB, 44 as base64 of the base64 that people copy.
 const RECORDS_A_MESSAGE: usize = 2;
 
@@ -33,6 +37,8 @@ pub enum ExportHeard {
     Asked { record: SignedRecord },
     /// Exports of ours are older than we say.
     Remembered(Vec<Remembered>),
+    /// The identities it trusts to speak for us.
+    Trusts(Vec<IdentityKey>),
     /// What the peer has applied, where it says so.
     Alive { holding: Option<ContentHash> },
 }
@@ -90,6 +96,12 @@ impl ExportSide {
                     return Err(Ended::RemembersTooMuch);
                 }
                 Ok(ExportHeard::Remembered(exports))
+            }
+            Message::Trust { identities } if self.version.is_some() => {
+                if identities.len() > MAX_TRUSTED {
+                    return Err(Ended::TrustsTooMany);
+                }
+                Ok(ExportHeard::Trusts(identities))
             }
             Message::Refuse { reason } => Err(Ended::Refused(reason.chars().take(200).collect())),
             other => Err(Ended::OutOfTurn(other.name())),

@@ -5,6 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use api::keys::IdentityKey;
 use api::member_record::SignedRecord;
 use api::time::Instant;
 
@@ -102,6 +103,11 @@ impl ImportSide {
     pub fn remember(&mut self, exports: &[Remembered]) {
         let messages = exports.chunks(REMEMBERED_A_MESSAGE);
         self.first.extend(messages.map(|exports| Message::Remember { exports: exports.to_vec() }));
+    }
+
+    /// Tells the peer which identities are trusted to speak for it.
+    pub fn trust(&mut self, identities: Vec<IdentityKey>) {
+        self.first.push_back(Message::Trust { identities });
     }
 
     /// Whether heartbeats of the peer are missing: another connection, where one waits, may do better.

@@ -273,3 +273,19 @@ proptest! {
         prop_assert!(pair.agree());
     }
 }
+
+#[test]
+fn the_import_side_says_whom_it_trusts_after_it_asked_and_no_more_than_it_may() {
+    let mut import = ImportSide::new(None, record(), Bounds::default(), T0);
+    let mut export = ExportSide::new("e".into(), T0);
+    let key = |number: u8| api::keys::IdentityKey([number; 32]);
+    import.trust(vec![key(1), key(2)]);
+    let early = export.receive(Message::Trust { identities: vec![key(1)] }, T0);
+    assert_eq!(early, Err(Ended::OutOfTurn("trust")));
+    let ask = import.next_message(T0).unwrap().unwrap();
+    assert!(matches!(export.receive(ask, T0), Ok(ExportHeard::Asked { .. })));
+    let trust = import.next_message(T0).unwrap().unwrap();
+    assert_eq!(export.receive(trust, T0), Ok(ExportHeard::Trusts(vec![key(1), key(2)])));
+    let many = (0..9).map(key).collect();
+    assert_eq!(export.receive(Message::Trust { identities: many }, T0), Err(Ended::TrustsTooMany));
+}

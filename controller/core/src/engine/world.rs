@@ -48,7 +48,7 @@ pub(super) fn signed_record_in(name: &str, seed: u8, generation: u64, set: &str,
     let local = object::<LocalCluster>(json!({ "apiVersion": "tombolo.dev/v1alpha1", "kind": "LocalCluster",
         "metadata": { "name": "local" },
         "spec": { "clusterId": name, "clusterSetId": set, "podPrefixes": [format!("10.{seed}.0.0/16")] } }));
-    let record = membership::own_record(&local, identity, "e", &SlotKeys::new(), [].into_iter());
+    let record = membership::own_record(&local, &identity.into(), "e", &SlotKeys::new(), [].into_iter());
     let bytes = serde_json::to_vec(&MemberRecord { generation, state, ..record }).unwrap();
     let signature = key.sign(&bytes_to_sign(&bytes)).to_bytes().to_vec();
     SignedRecord { record: bytes, key: identity, signature }

@@ -21,7 +21,7 @@ fn local() -> LocalCluster {
 
 fn record(epoch: &str, generation: u64, identity: IdentityKey) -> MemberRecord {
     let keys = SlotKeys::from([(0, vec![TunnelKey([1; 32]), TunnelKey([2; 32])].into())]);
-    MemberRecord { generation, ..own_record(&local(), identity, epoch, &keys, [].into_iter()) }
+    MemberRecord { generation, ..own_record(&local(), &identity.into(), epoch, &keys, [].into_iter()) }
 }
 
 fn signed(seed: u8, epoch: &str, generation: u64) -> SignedRecord {
@@ -53,7 +53,7 @@ fn our_record_names_the_lanes_ports_and_what_gateways_found_and_the_operator_wro
     ]);
     let mut gateway = TunnelGateway::default();
     gateway.status.get_or_insert_default().endpoints = vec!["192.0.2.1:51820".into(), "203.0.113.9".into()];
-    let record = own_record(&local(), signing(1).1, "e", &keys, [&gateway].into_iter());
+    let record = own_record(&local(), &signing(1).1.into(), "e", &keys, [&gateway].into_iter());
     assert_eq!(record.slots.len(), 2);
     assert_eq!(record.slots[0].endpoints, ["203.0.113.9", "192.0.2.1:51820"]);
     assert_eq!(record.slots[1].lanes.iter().map(|lane| lane.port).collect::<Vec<_>>(), [51820, 51821]);

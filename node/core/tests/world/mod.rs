@@ -82,6 +82,7 @@ pub fn peer_in(name: &str, number: u8, member: MemberState, state: PeerState) ->
         cluster_set_id: id("demo"),
         cluster_id: id(name),
         identity_keys: vec![identity],
+        successions: vec![],
         epoch: "e1".into(),
         generation: 1,
         control_prefix: identity.control_prefix(),
