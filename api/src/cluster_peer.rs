@@ -34,7 +34,8 @@ pub struct ClusterPeerSpec {
     /// The record to start from: base64 of a [`SignedRecord`]. Newer ones are learned from the peer itself.
     #[schemars(length(max = 65536))]
     pub record: String,
-    /// Addresses to dial before those of the record: `198.51.100.7:51820`.
+    /// Addresses to dial before those of the record: `198.51.100.7:51820`. `via:birch` names a peer that is to pass our
+    /// datagrams on where no address answers; its `LocalCluster.spec.transit` must allow it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8), inner(length(max = 64)))]
     pub endpoints: Vec<String>,
@@ -50,6 +51,21 @@ pub struct ClusterPeerSpec {
     pub accept: Accept,
     #[serde(default)]
     pub state: PeerState,
+}
+
+/// What the endpoint begins with that is a hub.
+const VIA: &str = "via:";
+
+impl ClusterPeerSpec {
+    /// The endpoints that are addresses.
+    pub fn dialled(&self) -> impl Iterator<Item = &String> {
+        self.endpoints.iter().filter(|endpoint| !endpoint.starts_with(VIA))
+    }
+
+    /// The peers that are to pass datagrams on, in the order in which they are to be asked.
+    pub fn hubs(&self) -> impl Iterator<Item = ClusterId> {
+        self.endpoints.iter().filter_map(|endpoint| ClusterId::new(endpoint.strip_prefix(VIA)?).ok())
+    }
 }
 
 fn is_false(value: &bool) -> bool {
@@ -216,6 +232,15 @@ impl Kind for ClusterPeer {
             Ok(Ok(_)) => {}
         }
         found.extend(order::violation::<PeerState>(&self.metadata));
+        for (index, endpoint) in self.spec.endpoints.iter().enumerate() {
+            if let Some(Err(error)) = endpoint.strip_prefix(VIA).map(ClusterId::new) {
+                found.push(Violation::new(format!("spec.endpoints[{index}]"), error.to_string()));
+            }
+            if endpoint.strip_prefix(VIA) == Some(name) {
+                let remedy = format!("{name} is no hub to itself: name the peer that passes datagrams on to it");
+                found.push(Violation::new(format!("spec.endpoints[{index}]"), remedy));
+            }
+        }
         for (index, prefix) in self.spec.allowed_prefixes.iter().enumerate() {
             if prefix.is_forbidden_to_members() {
                 found.push(Violation::new(

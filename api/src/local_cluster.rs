@@ -57,10 +57,23 @@ pub struct LocalClusterSpec {
     /// Labels peers may select this cluster by in their routing policies: `region: eu`.
     #[serde(default, skip_serializing_if = "alloc::collections::BTreeMap::is_empty")]
     pub labels: alloc::collections::BTreeMap<String, String>,
+    /// Whose datagrams this cluster passes on: it is a hub for members that cannot reach each other.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub transit: Vec<TransitRule>,
     #[serde(default)]
     pub dns: DnsSettings,
     #[serde(default)]
     pub state: LocalState,
+}
+
+/// Any two of these clusters may send to each other by way of this one. What is passed on is the tunnel of the two: this
+/// cluster sees neither addresses nor contents.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TransitRule {
+    #[schemars(length(min = 2, max = 256))]
+    pub between: Vec<ClusterId>,
 }
 
 /// Whether other clusters should use this one.
@@ -243,6 +256,15 @@ impl Kind for LocalCluster {
                         format!("{prefix} overlaps {other} of {other_path}: give each its own range"),
                     ));
                 }
+            }
+        }
+        for (index, rule) in spec.transit.iter().enumerate() {
+            let path = format!("spec.transit[{index}].between");
+            if rule.between.len() < 2 {
+                found.push(Violation::new(path, "name at least two clusters that may reach each other by this one"));
+            } else if rule.between.contains(&spec.cluster_id) {
+                found
+                    .push(Violation::new(path, format!("{} is the hub itself: name only the others", spec.cluster_id)));
             }
         }
         let gateways = &spec.gateways;

@@ -113,6 +113,8 @@ pub mod ports {
     pub const PROBE: u16 = 7446;
     /// VXLAN inside the cluster: 4789 and 8472 are taken by Flannel, Cilium and Calico.
     pub const VXLAN: u16 = 7447;
+    /// The inner UDP port by which gateways of a hub take datagrams that they are to pass on.
+    pub const TRANSIT: u16 = 7448;
     pub const DNS: u16 = 53;
 }
 

@@ -14,7 +14,8 @@ use api::ClusterId;
 use api::health::HealthReport;
 use api::time::Instant;
 use arc_swap::ArcSwap;
-use gateway_core::paths::{ROOM_PER_LINK, RefusedClaim, TICK};
+use gateway_core::paths::{PACKETS_PER_LINK, ROOM_PER_LINK, RefusedClaim, TICK};
+use gateway_core::transit::is_by_hub;
 use gateway_core::{
     Arena, LaneNumber, Link, Notice, PathState, PathStatus, Paths, Reconfigured, Sealed, Session, Topology,
 };
@@ -73,6 +74,7 @@ pub(crate) struct Control {
     orders: SyncSender<Order>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     reachable: watch::Receiver<ReachablePeers>,
+    direct: watch::Receiver<BTreeSet<Ipv6Addr>>,
     round_trips: RoundTrips,
 }
 
@@ -105,6 +107,11 @@ impl Control {
         self.reachable.clone()
     }
 
+    /// The control addresses that tunnels without a hub reach, and every change of it.
+    pub(crate) fn direct(&self) -> watch::Receiver<BTreeSet<Ipv6Addr>> {
+        self.direct.clone()
+    }
+
     pub(crate) fn round_trips(&self) -> &RoundTrips {
         &self.round_trips
     }
@@ -116,6 +123,7 @@ pub(crate) struct ControlThread {
     snapshot: Arc<ArcSwap<Snapshot>>,
     journal: EventJournal,
     reachable: watch::Sender<ReachablePeers>,
+    direct: watch::Sender<BTreeSet<Ipv6Addr>>,
     round_trips: RoundTrips,
     paths: Paths,
     sessions: Vec<LaneSessions>,
@@ -138,11 +146,26 @@ impl ControlThread {
         let refused_claims = reconfigured.refused;
         let first = Arc::new(ArcSwap::from_pointee(snapshot_of(&paths, &sessions, &refused_claims, now)));
         let (news, reachable) = watch::channel(ReachablePeers::new());
+        let (direct_news, direct) = watch::channel(BTreeSet::new());
         let round_trips = RoundTrips::new();
-        let control =
-            Control { orders: sender, snapshot: Arc::clone(&first), reachable, round_trips: round_trips.clone() };
-        let thread =
-            Self { orders, snapshot: first, journal, reachable: news, round_trips, paths, sessions, refused_claims };
+        let control = Control {
+            orders: sender,
+            snapshot: Arc::clone(&first),
+            reachable,
+            direct,
+            round_trips: round_trips.clone(),
+        };
+        let thread = Self {
+            orders,
+            snapshot: first,
+            journal,
+            reachable: news,
+            direct: direct_news,
+            round_trips,
+            paths,
+            sessions,
+            refused_claims,
+        };
         (thread, control)
     }
 
@@ -155,7 +178,7 @@ impl ControlThread {
     /// Runs until [`Order::Stop`].
     pub(crate) fn run(mut self, lanes: &[Arc<Lane>]) {
         // Every link may have something to say in one call; a batch is sent before the next is made.
-        let mut out = Arena::new(ROOM_PER_LINK * BATCH, 4 * BATCH);
+        let mut out = Arena::new(ROOM_PER_LINK * BATCH, PACKETS_PER_LINK * BATCH);
         let mut sender = Sender::new();
         let mut next_snapshot = Instant::default();
         let mut next_limit = clock::now() + LIMIT_PERIOD;
@@ -252,8 +275,12 @@ impl ControlThread {
             peer.gateways.iter().find(|gateway| gateway.slot == link.slot)?.control_address
         };
         let mut found: BTreeMap<ClusterId, Vec<(bool, u16, Ipv6Addr)>> = BTreeMap::new();
+        let mut direct = BTreeSet::new();
         for (link, status) in self.paths.statuses(now).filter(|(_, status)| status.state == PathState::Up) {
             let Some(address) = address_of(link) else { continue };
+            if status.endpoint.is_some_and(|endpoint| !is_by_hub(endpoint)) {
+                direct.insert(address);
+            }
             let gateways = found.entry(link.cluster.clone()).or_default();
             if !gateways.iter().any(|(_, _, known)| *known == address) {
                 gateways.push((status.peer_draining, link.slot, address));
@@ -264,11 +291,8 @@ impl ControlThread {
             (peer, gateways.into_iter().map(|(_, _, address)| address).collect())
         });
         let reachable: ReachablePeers = sorted.collect();
-        self.reachable.send_if_modified(|known| {
-            let changed = *known != reachable;
-            *known = reachable;
-            changed
-        });
+        replace_if_other(&self.reachable, reachable);
+        replace_if_other(&self.direct, direct);
     }
 
     fn take_events(&mut self) {
@@ -285,6 +309,15 @@ impl ControlThread {
             self.journal.record(&event, &ours);
         }
     }
+}
+
+/// Wakes nobody for what is as it was.
+fn replace_if_other<T: PartialEq>(sender: &watch::Sender<T>, value: T) {
+    sender.send_if_modified(|known| {
+        let changed = *known != value;
+        *known = value;
+        changed
+    });
 }
 
 fn snapshot_of(paths: &Paths, sessions: &[LaneSessions], refused: &[RefusedClaim], now: Instant) -> Snapshot {

@@ -26,6 +26,7 @@ use crate::session::LaneKeys;
 use crate::slot::{Choice, RENEW_EVERY};
 use crate::slot_file::SlotFile;
 use crate::surface::{Running, Shared};
+use crate::transit::Transit;
 use crate::wall_clock::WallClock;
 
 /// How long a gateway that goes away waits for everybody to know (kernel.md, section 1).
@@ -58,7 +59,7 @@ pub(crate) struct Gateway {
     remembered: SlotFile,
     /// The slot held, and when it was last renewed.
     slot: Option<(u16, Instant)>,
-    running: Option<(Engine, Relay)>,
+    running: Option<(Engine, Relay, Transit)>,
     /// What the running engine was told of an operator's order to drain.
     drained: bool,
     health_thread: Option<std::thread::JoinHandle<()>>,
@@ -114,7 +115,7 @@ impl Gateway {
                 () = stop.cancelled() => break,
                 change = watches.next(&mut self.objects) => {
                     let change = change.context("the store ended: was the controller's folder or feed closed?")?;
-                    if let Some((engine, _)) = &self.running {
+                    if let Some((engine, ..)) = &self.running {
                         engine.export(change.exports);
                     }
                     if change.settings {
@@ -131,7 +132,7 @@ impl Gateway {
                 }
                 _ = retry.tick() => {
                     let closed = self.objects.exports.expire(clock::now());
-                    if let Some((engine, _)) = &self.running {
+                    if let Some((engine, ..)) = &self.running {
                         engine.export(closed);
                     }
                     if self.retry_at.is_some_and(|at| at <= clock::now()) {
@@ -197,7 +198,7 @@ impl Gateway {
         };
         self.keep_engine(plan, &keys, &roster).await?;
         let ordered = self.objects.gateways.get(&names::slot_gateway(slot)).is_some_and(TunnelGateway::is_drained);
-        if let Some((engine, _)) = self.running.as_ref().filter(|_| self.drained != ordered) {
+        if let Some((engine, ..)) = self.running.as_ref().filter(|_| self.drained != ordered) {
             tracing::info!(draining = ordered, "the operator ordered whether this gateway is used");
             engine.control().order(Order::Drain(ordered));
             self.drained = ordered;
@@ -209,7 +210,7 @@ impl Gateway {
 
     /// Says how far a change of keys has come.
     async fn follow_rotation(&mut self) {
-        let Some((engine, _)) = &self.running else { return };
+        let Some((engine, ..)) = &self.running else { return };
         let waiting = engine.control().snapshot().waiting_for.clone();
         let unneeded = waiting.as_ref().is_some_and(BTreeSet::is_empty);
         self.unneeded_since = unneeded.then(|| self.unneeded_since.unwrap_or_else(clock::now));
@@ -230,20 +231,20 @@ impl Gateway {
     }
 
     async fn keep_engine(&mut self, plan: Plan, keys: &[LaneKeys], roster: &Roster) -> Result<()> {
-        if self.running.as_ref().is_some_and(|(engine, _)| *engine.plan() != plan) {
+        if self.running.as_ref().is_some_and(|(engine, ..)| *engine.plan() != plan) {
             tracing::info!("the lanes' settings changed: they start anew");
             self.stop_engine().await?;
         }
-        if let Some((engine, relay)) = &mut self.running {
+        if let Some((engine, relay, transit)) = &mut self.running {
             if self.roster.as_ref() != Some(roster) {
-                engine.configure(roster, keys).await;
+                engine.configure(&transit.configure(roster), keys).await;
                 relay.configure(roster);
             }
             return Ok(());
         }
-        let engine = Engine::start(plan, keys, roster, self.journal.clone()).await?;
-        let relay = match self.surround(&engine, roster) {
-            Ok(relay) => relay,
+        let mut engine = Engine::start(plan, keys, roster, self.journal.clone()).await?;
+        let (relay, transit) = match self.surround(&engine, roster) {
+            Ok(surrounded) => surrounded,
             Err(error) => {
                 // Else its threads would keep the ports, and no later try could have them.
                 engine.stop().await?;
@@ -264,19 +265,27 @@ impl Gateway {
             control_address: engine.plan().control_address,
             health: Arc::clone(&self.health),
             relay: relay.counters(),
+            transit: transit.shared(),
         })));
-        self.running = Some((engine, relay));
+        if !roster.hubs.is_empty() {
+            // Only now have the ways a place to begin at.
+            engine.configure(&transit.configure(roster), keys).await;
+        }
+        self.running = Some((engine, relay, transit));
         Ok(())
     }
 
-    /// What an engine needs around it before it is of use: the exports, the control relay, and who answers for its health.
-    fn surround(&mut self, engine: &Engine, roster: &Roster) -> Result<Relay> {
+    /// What an engine needs around it before it is of use: the exports, the control relay, transit, and who answers
+    /// for its health.
+    fn surround(&mut self, engine: &Engine, roster: &Roster) -> Result<(Relay, Transit)> {
         engine.export(self.objects.all_exports());
         if self.health_thread.is_none() {
             let port = self.config.health_port.unwrap_or(names::ports::HEALTH);
             self.health_thread = Some(self.health.start(port, Arc::clone(&self.shared))?);
         }
-        Relay::start(&self.config, engine.plan(), engine.lanes(), engine.control(), roster)
+        let transit = Transit::start(engine.plan(), engine.control(), roster)?;
+        let relay = Relay::start(&self.config, engine.plan(), engine.lanes(), engine.control(), roster)?;
+        Ok((relay, transit))
     }
 
     /// The slot to run, taking one if need be. Without a controller the slot of the last run is used at once: its keys
@@ -341,7 +350,7 @@ impl Gateway {
 
     /// Writes the TunnelGateway's status when it is not as it should be. The object is the controller's to make.
     async fn report(&mut self, reason: Reason) {
-        let Some((engine, _)) = &self.running else { return };
+        let Some((engine, ..)) = &self.running else { return };
         let Some(object) = self.objects.gateways.get(&names::slot_gateway(engine.plan().slot)) else { return };
         let behind = self.shared.clock_went_back();
         let rotation = self.rotation(engine);
@@ -368,8 +377,9 @@ impl Gateway {
     async fn stop_engine(&mut self) -> Result<()> {
         self.shared.set_running(None);
         self.drained = false;
-        if let Some((engine, relay)) = self.running.take() {
+        if let Some((engine, relay, transit)) = self.running.take() {
             relay.stop().await;
+            transit.stop().await;
             engine.stop().await?;
         }
         Ok(())
@@ -377,7 +387,7 @@ impl Gateway {
 
     /// Tells everybody, goes on forwarding until they know, and only then withdraws.
     async fn leave(mut self) -> Result<()> {
-        if let Some((engine, _)) = &self.running {
+        if let Some((engine, ..)) = &self.running {
             let control = engine.control().clone();
             control.order(Order::Drain(true));
             let limit = clock::now() + DRAIN_LIMIT;

@@ -10,6 +10,7 @@
 //! | `agreement` | which keys both ends of a link are known to have |
 //! | `control` | the thread that probes and publishes what the lanes use |
 //! | `relay` | bytes between controllers of two clusters |
+//! | `transit` | ways to peers by a hub, and this gateway as a hub |
 //! | `health` | answers to the probes of nodes and DNS servers |
 //! | `surface`, `metrics`, `journal`, `ping`, `announcement` | what an operator sees |
 //!
@@ -34,6 +35,7 @@ mod session;
 mod slot;
 mod slot_file;
 mod surface;
+mod transit;
 mod tun;
 mod udp;
 mod wall_clock;

@@ -109,6 +109,7 @@ pub(crate) fn text(running: &Running, roster: Option<&Roster>) -> String {
     refusals(&mut registry, running, &ours);
     lanes(&mut registry, running, &ours);
     relay(registry.sub_registry_with_label(("local_cluster".into(), ours.clone().into())), running);
+    transit(registry.sub_registry_with_label(("local_cluster".into(), ours.clone().into())), running);
     health(registry.sub_registry_with_label(("local_cluster".into(), ours.clone().into())), running);
 
     registry.register_with_unit(
@@ -191,6 +192,7 @@ fn refusals(registry: &mut Registry, running: &Running, ours: &str) {
         count(&refused, "", "OversizedDatagram", load(&lane.counters.datagrams_oversized));
     }
     count_all(&refused, &Refusals { log: running.health.shown().refusals, by_peer: BTreeMap::new() });
+    count_all(&refused, &Refusals { log: running.transit.refusals(), by_peer: BTreeMap::new() });
     count(&refused, "", "RelayCallerRefused", running.relay.refused.load(Ordering::Relaxed));
 }
 
@@ -225,6 +227,19 @@ fn relay(registry: &mut Registry, running: &Running) {
     counter("gateway_relay_dialled", "Control connections to peers' gateways", &relay.dialled);
     counter("gateway_relay_dials_failed", "Control connections that could not be made", &relay.dials_failed);
     counter("gateway_relay_bytes", "Bytes of control connections that have ended", &relay.bytes);
+}
+
+fn transit(registry: &mut Registry, running: &Running) {
+    let transit = &running.transit.counters;
+    let mut counter = |name, help, value: &AtomicU64| {
+        let counter = Counter::<u64>::default();
+        registry.register(name, help, counter.clone());
+        counter.inc_by(value.load(Ordering::Relaxed));
+    };
+    counter("gateway_transit_sent", "Datagrams of this cluster's tunnels handed to a hub", &transit.sent);
+    counter("gateway_transit_received", "Datagrams of this cluster's tunnels that came by a hub", &transit.received);
+    counter("gateway_transit_passed", "Datagrams of other clusters' tunnels passed on as their hub", &transit.passed);
+    counter("gateway_transit_unsent", "Transit datagrams that the kernel would not take", &transit.unsent);
 }
 
 fn health(registry: &mut Registry, running: &Running) {

@@ -1,7 +1,7 @@
 //! [`Shared`]: what the gateway shows to its operator, as [`Surface`] asks for it.
 
 use std::collections::BTreeSet;
-use std::net::Ipv6Addr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -13,6 +13,7 @@ use api::surface::{Readiness, Surface};
 use api::time::WallTime;
 use arc_swap::ArcSwapOption;
 use gateway_core::roster::Roster;
+use gateway_core::transit::is_by_hub;
 use gateway_core::{PathState, RefusalRecord};
 use serde_json::Value;
 use store::Store;
@@ -24,6 +25,7 @@ use crate::lane::Lane;
 use crate::metrics;
 use crate::ping::ping;
 use crate::relay::RelayCounters;
+use crate::transit::Shared as Transit;
 
 /// Events shown when nobody says since when: an hour.
 const EVENTS_SINCE: Duration = Duration::from_secs(3_600);
@@ -47,6 +49,7 @@ pub(crate) struct Running {
     pub(crate) control_address: Ipv6Addr,
     pub(crate) health: Arc<Health>,
     pub(crate) relay: Arc<RelayCounters>,
+    pub(crate) transit: Arc<Transit>,
 }
 
 impl Shared {
@@ -113,7 +116,7 @@ impl Shared {
             slot: Some(running.slot),
             draining: snapshot.report.draining,
             lanes: lanes.collect(),
-            peers: paths(&snapshot, self.roster.load_full().as_deref()),
+            peers: paths(&snapshot, self.roster.load_full().as_deref(), &running.transit),
             problems: self.problems(&snapshot),
             feed,
         }
@@ -140,6 +143,7 @@ impl Shared {
         let mut logs: Vec<_> =
             running.lanes.iter().flat_map(|lane| lane.counters.refusals()).map(|told| told.log).collect();
         logs.push(running.health.shown().refusals);
+        logs.push(running.transit.refusals());
         let mut reports: Vec<_> =
             logs.iter().flat_map(|log| log.records()).map(|record| refusal(record, &snapshot)).collect();
         reports.sort_by(|a, b| a.age.total_cmp(&b.age));
@@ -169,7 +173,7 @@ impl Shared {
             return report;
         };
         (report.lane, report.peer_slot) = (u16::from(link.link.lane.0), link.link.slot);
-        report.endpoint = link.status.endpoint.map(|endpoint| endpoint.to_string()).unwrap_or_default();
+        report.endpoint = link.status.endpoint.map(|endpoint| name_of(endpoint, &running.transit)).unwrap_or_default();
         let gateways = snapshot.topology.peers.iter().filter(|known| known.id == link.link.cluster);
         let target = gateways
             .flat_map(|peer| &peer.gateways)
@@ -220,7 +224,13 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn paths(snapshot: &Snapshot, roster: Option<&Roster>) -> Vec<PathReport> {
+/// An endpoint as the operator writes it.
+fn name_of(endpoint: SocketAddr, transit: &Transit) -> String {
+    let hub = is_by_hub(endpoint).then(|| transit.hub_behind(endpoint)).flatten();
+    hub.map_or_else(|| endpoint.to_string(), |hub| format!("via:{hub}"))
+}
+
+fn paths(snapshot: &Snapshot, roster: Option<&Roster>, transit: &Transit) -> Vec<PathReport> {
     let peers = || roster.iter().flat_map(|roster| &roster.topology.peers);
     let path = |health: &api::health::PeerHealth| {
         let links = || snapshot.links.iter().filter(|link| link.link.cluster == health.cluster);
@@ -230,7 +240,7 @@ fn paths(snapshot: &Snapshot, roster: Option<&Roster>) -> Vec<PathReport> {
             lane: u16::from(link.link.lane.0),
             peer_slot: link.link.slot,
             peer_lane: u16::from(link.link.remote_lane.0),
-            endpoint: link.status.endpoint.map(|endpoint| endpoint.to_string()),
+            endpoint: link.status.endpoint.map(|endpoint| name_of(endpoint, transit)),
             handshake_age: link.last_handshake.map(|at| snapshot.at.since(at).as_secs_f64()),
             reachability: Some(link.status.state.into()),
             age: snapshot.at.since(link.status.since).as_secs_f64(),
@@ -262,7 +272,7 @@ fn refusal(record: &RefusalRecord, snapshot: &Snapshot) -> RefusalReport {
     let flow = record.flow;
     let end = |address: std::net::IpAddr, port: u16| match (address, port) {
         (address, 0) => address.to_string(),
-        (address, port) => std::net::SocketAddr::new(address, port).to_string(),
+        (address, port) => SocketAddr::new(address, port).to_string(),
     };
     let from = record.from.map(|from| end(from.ip(), from.port())).unwrap_or_default();
     RefusalReport {

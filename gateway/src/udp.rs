@@ -90,6 +90,11 @@ impl Sockets {
     }
 }
 
+/// Has what this IPv6 socket sends arrive whole or not at all.
+pub(crate) fn never_cut(socket: &Socket) -> io::Result<()> {
+    fragments::forbid(socket, false)
+}
+
 fn is_family_missing(error: &io::Error) -> bool {
     matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL))
 }

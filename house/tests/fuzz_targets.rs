@@ -6,10 +6,11 @@ use house::fuzz_targets::{all, workspaces};
 use house::{read, root};
 
 /// What reads foreign bytes: where it is declared, and how a fuzz target calls it.
-const DECODERS: [(&str, &str, &str); 18] = [
+const DECODERS: [(&str, &str, &str); 19] = [
     ("gateway/core/src/packet.rs", "pub fn parse", "Packet::parse"),
     ("gateway/core/src/probe.rs", "pub fn read", "Probe::read"),
     ("gateway/core/src/datagram.rs", "pub fn parse", "Message::parse"),
+    ("gateway/core/src/transit.rs", "pub fn parse", "Frame::parse"),
     ("kernel/core/src/refused.rs", "pub fn read", "Flow::read"),
     ("api/src/health/message.rs", "pub fn decode", "UnverifiedRequest::decode"),
     ("api/src/health/message.rs", "pub fn decode", "ReplyPage::decode"),

@@ -3,6 +3,12 @@
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 
+use crate::transit;
+
+/// Addresses that are called at once when a peer falls silent: those the operator wrote down, or two families of a gateway
+/// and two hubs.
+pub(crate) const CALLED_AT_ONCE: usize = 8;
+
 /// The candidates of one link. What is authentic wins over what is written: the address a packet came from is used from
 /// then on (WireGuard whitepaper, 2.1), and the others are tried again when that one falls silent.
 #[derive(Clone, Debug, Default)]
@@ -14,6 +20,8 @@ pub struct Endpoints {
     current: Option<SocketAddr>,
     /// How many attempts were made since the peer was last heard.
     attempts: usize,
+    /// How often a candidate without a hub was asked for.
+    direct_attempts: usize,
 }
 
 impl Endpoints {
@@ -65,6 +73,19 @@ impl Endpoints {
             count => others().nth((attempt - 1) % (count + 1)).or(self.current),
         }
     }
+
+    /// Where else the peer may be, the likeliest first and no more than can be called at once.
+    pub(crate) fn others(&self) -> Vec<SocketAddr> {
+        self.candidates().filter(|candidate| Some(*candidate) != self.current).take(CALLED_AT_ONCE).collect()
+    }
+
+    /// Where to look for a way without a hub: each candidate that has none, in turn.
+    pub(crate) fn next_direct(&mut self) -> Option<SocketAddr> {
+        let direct = || self.candidates.iter().filter(|candidate| !transit::is_by_hub(**candidate));
+        let next = direct().nth(self.direct_attempts % direct().count().max(1)).copied();
+        self.direct_attempts += 1;
+        next
+    }
 }
 
 #[cfg(test)]
@@ -93,6 +114,18 @@ mod tests {
         assert_eq!(endpoints.current(), Some(address(9)), "a new record does not move a working link");
         assert_eq!(endpoints.next_attempt(), Some(address(9)));
         assert_eq!(endpoints.next_attempt(), Some(address(2)), "silent there, it is sought elsewhere");
+    }
+
+    #[test]
+    fn candidates_without_a_hub_are_looked_for_in_turn() {
+        let mut endpoints = Endpoints::default();
+        let hub: SocketAddr = "127.0.0.1:4000".parse().unwrap();
+        endpoints.replace(&[address(1), hub], &[address(2)]);
+        endpoints.heard(hub);
+        let looked: Vec<_> = (0..3).filter_map(|_| endpoints.next_direct()).map(|address| address.port()).collect();
+        assert_eq!(looked, [1, 2, 1]);
+        endpoints.replace(&[hub], &[]);
+        assert_eq!(endpoints.next_direct(), None);
     }
 
     #[test]

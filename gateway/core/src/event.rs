@@ -8,6 +8,7 @@ use api::time::Instant;
 
 use crate::link::{LaneNumber, LinkId};
 use crate::path::{Cause, PathState};
+use crate::transit::is_by_hub;
 
 /// Something about a link changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,10 +60,19 @@ impl fmt::Display for Event {
         write!(f, "{} gateway {} lane {}: {}", self.cluster, self.slot, self.lane.0, self.kind.name())?;
         match self.kind {
             EventKind::PathChanged { cause, .. } => write!(f, ": {}", cause.sentence()),
-            EventKind::EndpointMoved { from: Some(from), to } => write!(f, ": from {from} to {to}"),
-            EventKind::EndpointMoved { from: None, to } => write!(f, ": to {to}"),
+            EventKind::EndpointMoved { from: Some(from), to } => write!(f, ": from {} to {}", Place(from), Place(to)),
+            EventKind::EndpointMoved { from: None, to } => write!(f, ": to {}", Place(to)),
             EventKind::MtuChanged { from, to } => write!(f, ": from {from} to {to}"),
             EventKind::PeerDraining(_) | EventKind::PathTooNarrow(_) | EventKind::PeerRestarted => Ok(()),
         }
+    }
+}
+
+/// An endpoint in words: a port that stands for a hub says nothing to an operator.
+struct Place(SocketAddr);
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if is_by_hub(self.0) { f.write_str("a hub") } else { self.0.fmt(f) }
     }
 }

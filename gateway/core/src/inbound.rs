@@ -270,10 +270,11 @@ fn check(table: &RouteTable, exports: &Exports, link: LinkId, packet: &Packet) -
 
 fn check_control(packet: &Packet, is_icmp: bool) -> Result<Way, Refusal> {
     let relay = packet.flow.destination_port == ports::CONTROL_RELAY;
+    let transit = packet.flow.protocol == protocol::UDP && packet.flow.destination_port == ports::TRANSIT;
     match packet.intent {
         _ if Probe::is_addressed(packet) => Ok(Way::Probe),
         Intent::Connect if packet.flow.protocol == protocol::TCP && relay => Ok(Way::Cluster),
-        Intent::Continue if packet.flow.protocol == protocol::TCP || is_icmp => Ok(Way::Cluster),
+        Intent::Continue if packet.flow.protocol == protocol::TCP || is_icmp || transit => Ok(Way::Cluster),
         Intent::Echo => Ok(Way::Cluster),
         Intent::NeighbourIcmp => Err(Refusal::ForbiddenIcmp),
         _ => Err(Refusal::ControlRefused),

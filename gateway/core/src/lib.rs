@@ -37,7 +37,7 @@
 //!
 //! [`packet`] is the only place that looks into foreign IP bytes, [`datagram`] into foreign WireGuard headers, [`probe`]
 //! into probes; [`translation`] is the only one that changes packets. [`roster`] makes the topology of the cluster's objects, [`export_index`] what peers may connect to.
-//! [`refusal`] lists every reason to drop something. [`path`] is the life of one link as a state machine.
+//! [`transit`] carries datagrams past a third cluster where two cannot reach each other. [`refusal`] lists every reason to drop something. [`path`] is the life of one link as a state machine.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -56,6 +56,7 @@ pub mod outbound;
 pub mod outer_fragments;
 pub mod packet;
 pub mod packet_too_big;
+mod pairing;
 pub mod path;
 mod path_mtu;
 pub mod paths;
@@ -69,6 +70,7 @@ pub mod session;
 mod succession;
 pub mod topology;
 mod topology_check;
+pub mod transit;
 pub mod translation;
 mod udp_checksum;
 

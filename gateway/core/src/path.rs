@@ -5,6 +5,7 @@
 //! answer is late, then probes every 20 ms until ten are unanswered. Where the round trip or its jitter is large it is
 //! exceeded: an answer could not be back yet.
 
+use alloc::vec::Vec;
 use core::fmt;
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -16,6 +17,7 @@ use crate::endpoints::Endpoints;
 use crate::path_mtu::{PathMtu, SizeProbe, SmallProbes};
 use crate::probe::{Probe, ProbeKind};
 use crate::probe_log::ProbeLog;
+use crate::transit;
 
 /// Between probes while all is well.
 pub const PROBE_EVERY: Duration = Duration::from_millis(100);
@@ -27,6 +29,9 @@ pub const SILENCE: Duration = Duration::from_millis(400);
 pub const UNANSWERED: u32 = 10;
 /// Unanswered probes before a handshake is tried; a single loss is no reason to agree on new keys.
 const UNANSWERED_FOR_HANDSHAKE: u32 = 3;
+/// Unanswered probes before a peer that was heard is called at all of its addresses at once: so many that a path which
+/// loses a fifth does not change its way more than once in half an hour, so few that the budget holds.
+const UNANSWERED_FOR_OTHERS: u32 = 6;
 /// Handshakes are asked for at most this often.
 pub const INITIATE_EVERY: Duration = Duration::from_secs(1);
 /// Answers in a row before a path that was down is up again: a path that flaps is worse than one that is away.
@@ -36,6 +41,12 @@ const RECOVERY_ANSWERS: u32 = 3;
 pub const PROVEN_AFTER: Duration = Duration::from_secs(1);
 /// How long one says "I hear you" after hearing: two intervals and some, less than what the other needs to conclude.
 const HEARS_FOR: Duration = Duration::from_millis(250);
+/// How often a peer that is reached by a hub is looked for directly, once a candidate: a path that opens is found while
+/// somebody still remembers opening it, and one that stays shut costs a datagram.
+const LOOK_DIRECTLY_EVERY: Duration = Duration::from_secs(10);
+/// For so long after a peer was heard directly nothing that comes by a hub moves its endpoint: what was under way while
+/// both ends changed over would make them change back.
+const STAYS_DIRECT: Duration = Duration::from_secs(1);
 /// When a WireGuard session must be replaced, and when it is dead (whitepaper, 6.1): what counts for other programs.
 const REKEY_AFTER: Duration = Duration::from_secs(120);
 const REJECT_AFTER: Duration = Duration::from_secs(180);
@@ -141,12 +152,14 @@ pub(crate) struct SessionView {
 }
 
 /// What is to be done for a path now.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Work {
     /// Send a probe request with this sequence number.
     pub(crate) probe: Option<u64>,
     pub(crate) size_probe: Option<SizeProbe>,
     pub(crate) initiate: Option<SocketAddr>,
+    /// Send one and the same handshake initiation to all of these: the first that arrives is answered.
+    pub(crate) scatter: Vec<SocketAddr>,
     pub(crate) changed: Option<(PathState, PathState, Cause)>,
     /// The path is proven from now on.
     pub(crate) proven: bool,
@@ -205,6 +218,11 @@ pub(crate) struct Path {
     answers_in_a_row: u32,
     initiated: Option<Instant>,
     established: bool,
+    /// When the peer was last looked for, and last heard, without a hub.
+    looked_directly: Option<Instant>,
+    heard_directly: Option<Instant>,
+    /// Whether the peer was called at all its addresses since it was last heard.
+    scattered: bool,
     peer: Option<PeerSays>,
     /// Since when the path is up without a break or a restart of the peer.
     sound_since: Option<Instant>,
@@ -230,6 +248,9 @@ impl Path {
             answers_in_a_row: 0,
             initiated: None,
             established: false,
+            looked_directly: None,
+            heard_directly: None,
+            scattered: false,
             peer: None,
             sound_since: None,
             proven: false,
@@ -277,6 +298,13 @@ impl Path {
                 self.initiated = Some(now);
             }
         }
+        if session.established && self.wants_others(now) {
+            work.scatter = self.endpoints.others();
+            self.scattered = true;
+        } else if session.established && work.initiate.is_none() && self.wants_direct(now) {
+            work.initiate = self.endpoints.next_direct();
+            self.looked_directly = Some(now);
+        }
         work
     }
 
@@ -298,6 +326,14 @@ impl Path {
     pub(crate) fn hear(&mut self, from: SocketAddr, at: Instant) -> Option<Option<SocketAddr>> {
         self.heard = self.heard.max(Some(at));
         self.unheard = 0;
+        self.scattered = false;
+        if !transit::is_by_hub(from) {
+            self.heard_directly = Some(at);
+        } else if self.unanswered < UNANSWERED_FOR_HANDSHAKE
+            && self.heard_directly.is_some_and(|last| at.since(last) < STAYS_DIRECT)
+        {
+            return None;
+        }
         let moved = self.endpoints.heard(from);
         if moved.is_some() {
             self.mtu.doubt(at);
@@ -498,6 +534,16 @@ impl Path {
             return self.unanswered >= UNANSWERED_FOR_HANDSHAKE && self.late_at().is_some_and(|late| now >= late);
         }
         session.last_handshake.is_none_or(|at| now.since(at) >= REKEY_AFTER)
+    }
+
+    fn wants_others(&self, now: Instant) -> bool {
+        let silent = self.unanswered >= UNANSWERED_FOR_OTHERS && self.late_at().is_some_and(|late| now >= late);
+        self.probed && silent && !self.scattered
+    }
+
+    fn wants_direct(&self, now: Instant) -> bool {
+        self.endpoints.current().is_some_and(transit::is_by_hub)
+            && self.looked_directly.is_none_or(|at| now.since(at) >= LOOK_DIRECTLY_EVERY)
     }
 
     fn change(&mut self, to: PathState, cause: Cause, now: Instant) -> (PathState, PathState, Cause) {

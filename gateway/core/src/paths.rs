@@ -11,17 +11,19 @@ use api::health::{HealthReport, PathReason, PeerHealth, Reachability};
 use api::time::Instant;
 
 use crate::arena::Arena;
+use crate::endpoints::CALLED_AT_ONCE;
 use crate::event::{Event, EventKind};
 use crate::inbound::Notice;
 use crate::link::{LaneNumber, Link, LinkId};
 use crate::outbound::Outgoing;
+use crate::pairing::{free_number, identity, new_link, wanted_links};
 use crate::path::{Path, PathState, PathStatus, Resized, SessionView, Width, Work};
 use crate::path_mtu::{LARGEST, SizeProbe};
 use crate::probe::{PROBE_LEN, Probe, ProbeKind};
 use crate::route_table::{LinkRoute, Rank, RouteTable};
 use crate::session::{HANDSHAKE_ROOM, SEALED_OVERHEAD, SealBatch, Sealed, Session, Sessions};
 use crate::succession::Succession;
-use crate::topology::{PeerLane, Standing, Topology};
+use crate::topology::{Standing, Topology};
 use crate::topology_check;
 
 pub use crate::topology_check::RefusedClaim;
@@ -29,8 +31,13 @@ pub use crate::topology_check::RefusedClaim;
 /// How often sessions look at their own timers: boringtun's resolution.
 pub const TICK: Duration = Duration::from_millis(250);
 
-/// Room that one link may need in one call: a handshake of its timers, one that is asked for, a probe, and one of a size.
-pub const ROOM_PER_LINK: usize = 2 * HANDSHAKE_ROOM + PROBE_LEN + SEALED_OVERHEAD + LARGEST as usize + SEALED_OVERHEAD;
+/// Room that one link may need in one call: a handshake of its timers, one that is asked for, one that goes everywhere, a
+/// probe, and one of a size.
+pub const ROOM_PER_LINK: usize =
+    (2 + CALLED_AT_ONCE) * HANDSHAKE_ROOM + PROBE_LEN + SEALED_OVERHEAD + LARGEST as usize + SEALED_OVERHEAD;
+
+/// Packets that one link may need in one call.
+pub const PACKETS_PER_LINK: usize = 2 + CALLED_AT_ONCE + 2;
 
 /// Events kept until somebody takes them: an hour of a path that flaps every seven seconds.
 const EVENTS: usize = 1024;
@@ -142,7 +149,7 @@ impl Paths {
         Reconfigured { added, removed, refused }
     }
 
-    /// Takes news from a receiving thread. Answers go to `out`, which needs [`ROOM_PER_LINK`] bytes and three packets.
+    /// Takes news from a receiving thread. Answers go to `out`, which needs the room of one link.
     pub fn notice<S: Sessions>(&mut self, notice: Notice, lanes: &[S], out: &mut Arena<Sealed>, now: Instant) {
         let (id, from, at) = match notice {
             Notice::Heard { link, from, at } | Notice::Probe { link, from, at, .. } => (link, from, at),
@@ -188,7 +195,7 @@ impl Paths {
         }
     }
 
-    /// Does what is due. Each link needs [`ROOM_PER_LINK`] bytes and four packets of room in `out`; those that find
+    /// Does what is due. Each link needs [`ROOM_PER_LINK`] bytes and [`PACKETS_PER_LINK`] packets of room in `out`; those that find
     /// none are served by the next call, for which [`next_deadline`](Self::next_deadline) is then not later than now.
     pub fn poll<S: Sessions>(&mut self, lanes: &[S], out: &mut Arena<Sealed>, now: Instant) {
         if now >= self.next_tick {
@@ -321,13 +328,27 @@ impl Paths {
             last_handshake: session.and_then(Session::last_handshake),
         };
         let knew_mtu = path.knows_mtu();
-        let Work { probe, size_probe, initiate, changed, proven, resized } = path.poll(view, now);
+        let Work { probe, size_probe, initiate, scatter, changed, proven, resized } = path.poll(view, now);
         self.table_is_news |= proven || knew_mtu != path.knows_mtu();
         let link = link.clone();
         self.note_change(&link, changed, now);
         self.note_size(&link, resized, now);
         if let (Some(to), Some(session)) = (initiate, session) {
             session.initiate(to, out, now);
+        }
+        if let (Some(first), Some(session)) = (scatter.first(), session) {
+            let at = out.len();
+            session.initiate(*first, out, now);
+            // The same bytes: a second handshake of ours would make the first one worthless.
+            let copy = out.meta(at).copied().map(|meta| (meta, Vec::from(out.bytes(at))));
+            for to in scatter.iter().skip(1) {
+                let Some((meta, bytes)) = &copy else { break };
+                if let Some(room) = out.room().get_mut(..bytes.len()) {
+                    room.copy_from_slice(bytes);
+                    // There is room by the promise of the caller; a call that found none is made again in a second.
+                    let _ = out.commit(bytes.len(), Sealed { to: *to, ..*meta });
+                }
+            }
         }
         let small = probe.map(|sequence| Saying { kind: ProbeKind::Request, sequence, size: 0, held: Duration::ZERO });
         let large = size_probe.map(|SizeProbe { sequence, size }| {
@@ -524,55 +545,4 @@ fn best(states: impl Iterator<Item = PathState>) -> Reachability {
 
 fn session<S: Sessions>(lanes: &[S], lane: LaneNumber, link: LinkId) -> Option<&S::Session> {
     lanes.get(usize::from(lane.0))?.session(link)
-}
-
-/// What makes a link the same link. A new key is a new link.
-type Identity = (LaneNumber, ClusterId, u16, LaneNumber, [api::keys::TunnelKey; 2], Option<[u8; 32]>);
-
-fn identity(link: &Link) -> Identity {
-    (link.lane, link.cluster.clone(), link.slot, link.remote_lane, [link.own_key, link.public_key], link.preshared_key)
-}
-
-/// Lane i of ours is paired with lane i modulo theirs, and every lane of either side has a partner. While keys rotate,
-/// each of one side's keys is paired with each of the other's.
-fn wanted_links(topology: &Topology) -> BTreeMap<Identity, &PeerLane> {
-    let mut wanted = BTreeMap::new();
-    for peer in &topology.peers {
-        for gateway in &peer.gateways {
-            let (ours, theirs) = (topology.ours.lanes.len(), gateway.lanes.len());
-            let pairs = if ours == 0 || theirs == 0 { 0 } else { ours.max(theirs) };
-            for pair in 0..pairs {
-                let (local, remote) = (pair % ours, pair % theirs);
-                let (Some(own), Some(lane)) = (topology.ours.lanes.get(local), gateway.lanes.get(remote)) else {
-                    continue;
-                };
-                let (local, remote) = (LaneNumber(local as u8), LaneNumber(remote as u8));
-                for own_key in [Some(own.key), own.next_key].into_iter().flatten() {
-                    for public_key in [Some(lane.public_key), lane.next_key].into_iter().flatten() {
-                        let keys = [own_key, public_key];
-                        let key = (local, peer.id.clone(), gateway.slot, remote, keys, lane.preshared_key);
-                        wanted.insert(key, lane);
-                    }
-                }
-            }
-        }
-    }
-    wanted
-}
-
-fn new_link(key: &Identity, id: LinkId) -> Link {
-    let (lane, cluster, slot, remote_lane, [own_key, public_key], preshared_key) = key.clone();
-    Link { id, lane, cluster, slot, remote_lane, own_key, public_key, preshared_key }
-}
-
-/// The lowest number no link has; those about to be removed still count, so that no session inherits one at once.
-fn free_number(links: &BTreeMap<LinkId, (Link, Path)>) -> Option<LinkId> {
-    let mut free = 0;
-    for id in links.keys() {
-        if id.number() != free {
-            break;
-        }
-        free += 1;
-    }
-    LinkId::new(free)
 }

@@ -50,8 +50,16 @@ refusals! {
     Unexported: "A new connection to something that is not exported; export the service, or set podReachability to Open.",
     ForbiddenIcmp: "An ICMP message that only neighbours may send, such as a redirect.",
     UnsupportedProtocol: "A protocol other than TCP, UDP, SCTP and ICMP; only podReachability Open lets it in.",
-    ControlRefused: "Something other than probes and the control relay was sent to this gateway's control address.",
+    ControlRefused: "Something other than probes, the control relay and transit was sent to this gateway's control address.",
     MalformedProbe: "A probe that cannot be read; check that both gateways speak a common version.",
+
+    // Datagrams that one cluster passes on for others.
+    MalformedTransit: "A transit frame that cannot be read; check that all gateways speak a common version.",
+    UnknownTransit: "A transit frame from, of or for a gateway that is not known here; join the clusters with each other.",
+    TransitNotAllowed: "A peer wants this cluster to pass its datagrams on; allow it in LocalCluster.spec.transit if it shall.",
+    TooManyHubs: "A datagram passed as many hubs as it may; check that hubs do not name each other in 'via:' endpoints.",
+    NoTransitPath: "This cluster is a hub for a peer that it does not reach itself now; check the tunnel to that peer.",
+    TransitFull: "More ways by hubs than any clusterset needs; restart the gateway and tell us.",
 
     // Questions for health.
     MalformedHealthRequest: "Not a health request of a version known here; something else is sending to the health port.",

@@ -11,10 +11,11 @@ use api::cluster_peer::PeerState;
 use api::keys::control_address;
 use api::member_record::{LaneRecord, MemberRecord, MemberState, SignedRecord, SlotRecord};
 use api::prefix_claims::{self, PrefixClaims};
-use api::{ClusterPeer, LocalCluster, Prefix};
+use api::{ClusterId, ClusterPeer, LocalCluster, Prefix};
 use ipnet::{IpNet, Ipv6Net};
 
 use crate::topology::{OurGateway, OurLane, PeerCluster, PeerGateway, PeerLane, Standing, Topology};
+use crate::transit::Transit;
 
 /// Who we are and whom we talk to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +25,10 @@ pub struct Roster {
     pub control_prefixes: BTreeSet<Ipv6Net>,
     /// The keys of peers that are blocked: they are nobody here, but are refused under that name.
     pub blocked_keys: BTreeSet<[u8; 32]>,
+    /// Any two clusters of one of these may use this one as their hub.
+    pub between: Vec<BTreeSet<ClusterId>>,
+    /// The hubs by which a peer may be reached where its own endpoints do not answer.
+    pub hubs: BTreeMap<ClusterId, Vec<ClusterId>>,
     /// Peers and parts of them that are not used, and why.
     pub problems: Vec<String>,
 }
@@ -61,6 +66,8 @@ impl Roster {
             topology: Topology { ours, peers: vec![] },
             control_prefixes: BTreeSet::new(),
             blocked_keys: BTreeSet::new(),
+            between: spec.transit.iter().map(|rule| rule.between.iter().cloned().collect()).collect(),
+            hubs: BTreeMap::new(),
             problems: vec![],
         };
         for (name, peer) in peers {
@@ -90,7 +97,18 @@ impl Roster {
             let claims = claims.remove(&record.cluster_id).unwrap_or_default();
             roster.add(peer, &record, claims);
         }
+        let known: BTreeSet<&ClusterId> = roster.topology.peers.iter().map(|peer| &peer.id).collect();
+        let unknown = roster.hubs.iter().flat_map(|(peer, hubs)| hubs.iter().map(move |hub| (peer, hub)));
+        let unknown = unknown.filter(|(_, hub)| !known.contains(hub));
+        roster.problems.extend(unknown.map(|(peer, hub)| {
+            format!("{peer}: 'via:{hub}' names no peer of this cluster; join {hub}, or name another hub")
+        }));
         roster
+    }
+
+    /// What may be passed on, and by whom this cluster's own datagrams are.
+    pub fn transit(&self) -> Transit {
+        Transit::new(&self.topology, self.between.clone(), self.hubs.clone())
     }
 
     fn add(&mut self, peer: &ClusterPeer, record: &MemberRecord, claims: PrefixClaims) {
@@ -104,10 +122,15 @@ impl Roster {
         if let (true, IpNet::V6(prefix)) = (speaks, record.control_prefix.net()) {
             self.control_prefixes.insert(prefix);
         }
+        let hubs: Vec<ClusterId> = peer.spec.hubs().collect();
+        if !hubs.is_empty() {
+            self.hubs.insert(record.cluster_id.clone(), hubs);
+        }
+        let dialled: Vec<String> = peer.spec.dialled().cloned().collect();
         let first = record.slots.iter().map(|slot| slot.slot).min();
         let gateways = record.slots.iter().map(|slot| {
             // What the operator writes down is for the first gateway: with several, each record names its own.
-            let configured = if Some(slot.slot) == first { peer.spec.endpoints.as_slice() } else { &[] };
+            let configured = if Some(slot.slot) == first { dialled.as_slice() } else { &[] };
             PeerGateway {
                 slot: slot.slot,
                 control_address: speaks.then(|| control_address(&record.control_prefix, slot.slot)).flatten(),
@@ -127,7 +150,7 @@ impl Roster {
                 match endpoint(text, number, lane.port) {
                     Some(address) => addresses.push(address),
                     None if number == 0 => self.problems.push(format!(
-                        "{}: '{text}' is not an endpoint: write 203.0.113.9 or [2001:db8::9]:51820",
+                        "{}: '{text}' is not an endpoint: write 203.0.113.9, [2001:db8::9]:51820, or via:NAME of a peer",
                         record.cluster_id
                     )),
                     None => {}
