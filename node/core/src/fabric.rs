@@ -1,4 +1,4 @@
-//! [`fabric`]: links, routes, rules, settings and prefix sets of one host. The ways to peers are in [`outward`].
+//! [`fabric`]: links, routes, rules, settings and prefix sets of one host. The ways to peers are in `outward`.
 //!
 //! All of it depends on few facts (nodes, gateways, peers), so it is made as a whole whenever one of them changes, and
 //! compared with what it was. Services and their endpoints, which are many, are not in it.
