@@ -55,6 +55,10 @@ pub const STATE_SINCE: &str = "tombolo.dev/state-since";
 /// taken back.
 pub const STATE_BEFORE: &str = "tombolo.dev/state-before";
 
+/// On the Lease of a node's agent, while something is drained: what is open on that host, a
+/// [`HostFlows`](crate::report::HostFlows) as JSON.
+pub const OPEN_FLOWS: &str = "tombolo.dev/open-flows";
+
 /// On an EndpointSlice of a plain host: how the endpoints' node finds out whether they are ready: `tcp`, `tcp:8080`,
 /// `http:/healthz` or `http:8080/healthz`. Without a port it is the slice's first.
 pub const CHECK: &str = "tombolo.dev/check";
@@ -82,6 +86,14 @@ pub fn next_lane_key(lane: u16) -> alloc::string::String {
 /// The name of the Lease by which a gateway holds a slot.
 pub fn slot_lease(slot: u16) -> alloc::string::String {
     alloc::format!("gateway-slot-{slot}")
+}
+/// The name of the Lease of a node's agent, which only that agent writes.
+pub fn node_lease(node: &str) -> alloc::string::String {
+    alloc::format!("node-{node}")
+}
+/// The node whose Lease has that name; none where it is no node's.
+pub fn node_of_lease(name: &str) -> Option<&str> {
+    name.strip_prefix("node-")
 }
 /// The name of a gateway's [`TunnelGateway`](crate::TunnelGateway) object.
 pub fn slot_gateway(slot: u16) -> alloc::string::String {

@@ -44,6 +44,30 @@ pub struct ControllerReport {
     pub agents: Vec<AgentReport>,
     /// The nodes of this cluster.
     pub nodes: Vec<NodeState>,
+    /// What is open on each of them, while something is drained.
+    pub hosts: Vec<HostFlows>,
+    /// The generation of this cluster's record, and the state it says; none and empty before it is signed.
+    pub record_generation: Option<u64>,
+    pub record_state: String,
+    /// How many times what this cluster exports has changed since the controller started.
+    pub exports_revision: u64,
+}
+
+/// What is open between one host of this cluster and others, while something is drained; as its node agent counts it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HostFlows {
+    pub node: String,
+    /// Since the controller heard it; none: it was there before the controller was, and may be old.
+    pub age: Option<f64>,
+    /// Peers with whom something is open, or could be.
+    pub flows: Vec<FlowReport>,
+    /// Connections of this cluster's own clients on other hosts to exported endpoints on this one.
+    pub own: u64,
+    /// What this host knows to be drained: `peer birch`, `cluster`, `node worker`.
+    pub drained: Vec<String>,
+    /// A number that grows with each time it is said.
+    pub counted: u64,
 }
 
 /// A node of this cluster, as the controller knows it.
@@ -120,6 +144,12 @@ pub struct PeerSync {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub next_fingerprint: String,
     pub record_generation: Option<u64>,
+    /// It listens to what this cluster says, now.
+    pub told: bool,
+    /// The generation of our record that it says to have in force.
+    pub record_taken: Option<u64>,
+    /// Which [`exports_revision`](ControllerReport::exports_revision) of ours it says to hold.
+    pub exports_taken: Option<u64>,
     /// A conversation is open now.
     pub synced: bool,
     /// Since the last message of it.

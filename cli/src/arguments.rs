@@ -93,6 +93,9 @@ pub enum Command {
         /// Say what would be removed, and remove nothing.
         #[arg(long)]
         dry_run: bool,
+        /// Do not ask.
+        #[arg(short, long)]
+        yes: bool,
         /// The state folder the node agent was started with.
         #[arg(long, env = "TOMBOLO_STATE", default_value = "/var/lib/tombolo", value_name = "DIR")]
         state: PathBuf,
@@ -196,12 +199,18 @@ pub struct DrainArguments {
     /// Say which services would move where, and change nothing.
     #[arg(long)]
     pub dry_run: bool,
-    /// Return when no new connection goes there any more, and count those that are left.
+    /// Return when everybody has taken it and no established connection is left.
     #[arg(long)]
     pub wait: bool,
+    /// How long to wait: `90s`, `15m`, `1h`. What is left then is named.
+    #[arg(long, default_value = "60s", value_parser = crate::duration::parse, value_name = "TIME")]
+    pub timeout: std::time::Duration,
     /// Do it although a service would be left with nobody.
     #[arg(long, visible_alias = "allow-unserved")]
     pub force: bool,
+    /// Do not ask.
+    #[arg(short, long)]
+    pub yes: bool,
     #[command(flatten)]
     pub shown: Shown,
 }

@@ -5,12 +5,22 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::ask::Part;
+use crate::confirmation::confirm;
 use crate::output::{Format, Glyph, Outcome};
 
+/// How it is done.
+#[derive(Clone, Copy, Debug)]
+pub struct Way {
+    /// Nothing is removed.
+    pub dry_run: bool,
+    /// Nobody is asked.
+    pub yes: bool,
+}
+
 /// Refuses while the node agent or the gateway runs: they would put everything back at once.
-pub async fn run(run_dir: &Path, state: &Path, dry_run: bool, format: Format) -> anyhow::Result<Outcome> {
+pub async fn run(run_dir: &Path, state: &Path, way: Way, format: Format) -> anyhow::Result<Outcome> {
     for part in [Part::Node, Part::Gateway] {
-        if !dry_run && crate::ask::is_running(run_dir, part).await {
+        if !way.dry_run && crate::ask::is_running(run_dir, part).await {
             eprintln!("the {} of this host runs, and would put back what is removed", part.name());
             eprintln!("  stop it first");
             return Ok(Outcome::Refused);
@@ -22,21 +32,25 @@ pub async fn run(run_dir: &Path, state: &Path, dry_run: bool, format: Format) ->
         eprintln!("  if the node agent was started with another --state, name that");
     }
     let state = state.to_path_buf();
-    tokio::task::spawn_blocking(move || remove(&state, dry_run, format)).await?
+    tokio::task::spawn_blocking(move || remove(&state, way, format)).await?
 }
 
 /// Netlink sockets belong to the thread that opens them, so all of it happens on one.
-fn remove(state: &Path, dry_run: bool, format: Format) -> anyhow::Result<Outcome> {
+fn remove(state: &Path, way: Way, format: Format) -> anyhow::Result<Outcome> {
     let state = state.join(Part::Node.name());
-    if !dry_run {
+    if !way.dry_run {
         // A host whose agent never ran has no folder, and then nothing was changed that could be restored.
         std::fs::create_dir_all(&state)?;
     }
     let mut kernel = kernel::Kernel::open(&node::settings_record(&state))?;
     let before = kernel.observe()?;
-    if dry_run {
+    if way.dry_run {
         Summary::of(&before, false).print(format)?;
         return Ok(Outcome::Good);
+    }
+    let cause = "everything of Tombolo's goes from this kernel, and connections by way of it end";
+    if !Summary::of(&before, false).is_empty() && !confirm(cause, way.yes, "--yes") {
+        return Ok(Outcome::Refused);
     }
     let outcome = kernel.cleanup()?;
     for failure in &outcome.failures {
@@ -80,6 +94,11 @@ impl Summary {
             services: state.services.len(),
             settings: state.settings.len(),
         }
+    }
+
+    fn is_empty(&self) -> bool {
+        let counts = [self.links, self.addresses, self.routes, self.rules, self.next_hops, self.tables, self.services];
+        counts.iter().all(|count| *count == 0) && self.settings == 0
     }
 
     fn print(&self, format: Format) -> anyhow::Result<()> {

@@ -3,27 +3,19 @@
 //!
 //! What would move is asked of this host's node agent, which decides for real; the order goes to this host's controller.
 
-use std::collections::BTreeSet;
+pub mod left;
+mod waiting;
+
 use std::path::Path;
-use std::time::Duration;
 
-use api::report::{
-    ClusterSeen, ControllerReport, DnsReport, FlowReport, GatewaySeen, MoveReport, MoveShare, NodeReport, OrderReport,
-    RouteReport, ServiceReport,
-};
+use api::report::{ControllerReport, GatewaySeen, MoveReport, MoveShare, NodeReport, OrderReport};
 use serde::Serialize;
-use tokio::time::Instant;
 
+use self::waiting::Waited;
 use crate::arguments::DrainArguments;
 use crate::ask::{Ordered, Part, ask_as, expect, explain_silence, order};
+use crate::confirmation::confirm;
 use crate::output::{Format, Glyph, Outcome};
-
-/// How long `--wait` waits: what is ordered is in force everywhere within seconds, or something is amiss.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// How often it looks.
-const LOOK: Duration = Duration::from_millis(200);
-/// Members use us no more when none has opened a connection for so long: a busy one opens several a second.
-const QUIET: Duration = Duration::from_secs(2);
 
 /// What is taken out of service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,8 +40,8 @@ struct Answer {
     moves: Vec<MoveReport>,
     /// None where nothing was ordered.
     order: Option<OrderReport>,
-    /// What is open between this host and the peers in question, after `--wait`.
-    left: Option<Vec<FlowReport>>,
+    /// What waiting brought; none without `--wait`.
+    waited: Option<Waited>,
 }
 
 /// Does it, or says what it would do.
@@ -58,15 +50,22 @@ pub async fn run(run_dir: &Path, subject: Subject, drain: &DrainArguments) -> an
         return Ok(outcome);
     }
     let mut answer = Answer::default();
+    let sure = drain.force || drain.yes;
     if let Subject::Gateway(slot) = subject {
-        if let Some(outcome) = irreplaceable(run_dir, slot).await.filter(|_| !drain.undo && !drain.force) {
-            return Ok(outcome);
+        match irreplaceable(run_dir, slot).await.filter(|_| !drain.undo && !sure) {
+            Some(Err(outcome)) => return Ok(outcome),
+            Some(Ok(reason)) if drain.dry_run => {
+                eprintln!("refused: {reason}\n  --force does it anyway");
+                return Ok(Outcome::Refused);
+            }
+            Some(Ok(reason)) if !confirm(&reason, sure, "--force") => return Ok(Outcome::Refused),
+            _ => {}
         }
     } else if !drain.undo {
         match expect(run_dir, Part::Node, &subject.question()).await {
             Ok(moves) => answer.moves = moves,
             // Cutting off cannot wait for anybody's opinion.
-            Err(_) if drain.force || matches!(subject, Subject::Blocked(_)) => {
+            Err(_) if sure || matches!(subject, Subject::Blocked(_)) => {
                 eprintln!("  going on without knowing which services move");
             }
             Err(outcome) => return Ok(outcome),
@@ -82,8 +81,9 @@ pub async fn run(run_dir: &Path, subject: Subject, drain: &DrainArguments) -> an
     if text && !matches!(subject, Subject::Gateway(_)) {
         print!("{}", subject.describe(drain.undo, &answer.moves));
     }
-    let refused = subject.refusal(&answer.moves).filter(|_| !drain.force && !drain.undo);
-    let outcome = if let Some(reason) = refused {
+    let refused = subject.refusal(&answer.moves).filter(|_| !drain.undo);
+    let ends = subject.ends_connections().filter(|_| !drain.undo);
+    let outcome = if let Some(reason) = refused.as_ref().filter(|_| drain.dry_run && !sure) {
         eprintln!("refused: {reason}\n  --force does it anyway");
         Outcome::Refused
     } else if drain.dry_run {
@@ -91,6 +91,10 @@ pub async fn run(run_dir: &Path, subject: Subject, drain: &DrainArguments) -> an
             println!("nothing was changed");
         }
         Outcome::Good
+    } else if !refused.is_none_or(|reason| confirm(&reason, sure, "--force"))
+        || !ends.is_none_or(|cause| confirm(&cause, sure, "--yes"))
+    {
+        Outcome::Refused
     } else {
         carry_out(run_dir, &subject, drain, &mut answer).await
     };
@@ -142,23 +146,22 @@ async fn gateways_on(run_dir: &Path, node: &str) -> String {
     slots.map(line).collect()
 }
 
-/// Says why the other gateways could not carry what this one carries, and how to end; none when they can.
-async fn irreplaceable(run_dir: &Path, slot: u16) -> Option<Outcome> {
+/// Why the other gateways could not carry what this one carries, or how to end where that cannot be found out; none when
+/// they can.
+async fn irreplaceable(run_dir: &Path, slot: u16) -> Option<Result<String, Outcome>> {
     let node: NodeReport = match expect(run_dir, Part::Node, "status").await {
         Ok(node) => node,
-        Err(outcome) => return Some(outcome),
+        Err(outcome) => return Some(Err(outcome)),
     };
     let runs = node.gateways.iter().any(|gateway| gateway.slot == slot);
     let able = |gateway: &GatewaySeen| gateway.slot != slot && gateway.answering && !gateway.draining;
-    let reason = if !runs {
-        format!("this cluster has no gateway {slot} that runs: 'tombolo status' names those that do")
+    if !runs {
+        Some(Ok(format!("this cluster has no gateway {slot} that runs: 'tombolo status' names those that do")))
     } else if !node.gateways.iter().any(able) {
-        format!("no other gateway of this cluster could carry what gateway {slot} carries")
+        Some(Ok(format!("no other gateway of this cluster could carry what gateway {slot} carries")))
     } else {
-        return None;
-    };
-    eprintln!("refused: {reason}\n  --force does it anyway");
-    Some(Outcome::Refused)
+        None
+    }
 }
 
 async fn carry_out(run_dir: &Path, subject: &Subject, drain: &DrainArguments, answer: &mut Answer) -> Outcome {
@@ -179,24 +182,19 @@ async fn carry_out(run_dir: &Path, subject: &Subject, drain: &DrainArguments, an
     if !drain.wait {
         return Outcome::Good;
     }
-    let done = match drain.undo {
-        true => wait_until_back(run_dir, subject, &after).await,
-        false => wait_until_out(run_dir, subject).await,
+    let waited = match drain.undo {
+        true => waiting::until_back(run_dir, subject, &after, drain.timeout).await,
+        false => waiting::until_out(run_dir, subject, drain.timeout).await,
     };
-    let left: Vec<FlowReport> = ask_as(run_dir, Part::Node, "flows").await.unwrap_or_default();
-    let left: Vec<FlowReport> = left
-        .into_iter()
-        .filter(|flows| subject.peer().is_none_or(|peer| flows.peer == peer))
-        .map(|flows| FlowReport { inward_ids: Vec::new(), ..flows })
-        .collect();
+    let missing = waited.missing.clone();
     if text {
-        print!("{}", subject.rest(drain.undo, &after, &left));
+        print!("{}", subject.rest(drain.undo, &after, &waited));
     }
-    answer.left = Some(left);
-    match done {
-        Ok(()) => Outcome::Good,
-        Err(reason) => {
-            eprintln!("not within {} s: {reason}\n  the order stands; run: tombolo status", PATIENCE.as_secs());
+    answer.waited = Some(waited);
+    match missing {
+        None => Outcome::Good,
+        Some(reason) => {
+            eprintln!("not within {} s: {reason}\n  the order stands; run: tombolo status", drain.timeout.as_secs());
             Outcome::FoundBad
         }
     }
@@ -207,6 +205,24 @@ impl Subject {
         match self {
             Self::Drained(peer) | Self::Blocked(peer) => Some(peer),
             Self::Ourselves | Self::Gateway(_) | Self::Node(_) => None,
+        }
+    }
+
+    /// As orders and events name it.
+    pub fn key(&self) -> String {
+        match self {
+            Self::Drained(peer) | Self::Blocked(peer) => format!("peer {peer}"),
+            Self::Ourselves => "cluster".to_owned(),
+            Self::Gateway(slot) => format!("gateway {slot}"),
+            Self::Node(node) => format!("node {node}"),
+        }
+    }
+
+    /// Whether established connections go on that are worth waiting for.
+    fn leaves_connections(&self) -> bool {
+        match self {
+            Self::Drained(_) | Self::Ourselves | Self::Node(_) => true,
+            Self::Blocked(_) | Self::Gateway(_) => false,
         }
     }
 
@@ -234,6 +250,14 @@ impl Subject {
             Self::Ourselves => format!("local-state?undo={undo}"),
             Self::Gateway(slot) => format!("gateway-state?slot={slot}&undo={undo}"),
             Self::Node(node) => format!("node-state?node={node}&undo={undo}"),
+        }
+    }
+
+    /// What ends at once, for who is asked whether to go on; none where what is open goes on.
+    fn ends_connections(&self) -> Option<String> {
+        match self {
+            Self::Blocked(peer) => Some(format!("every connection with {peer} ends at once")),
+            Self::Drained(_) | Self::Ourselves | Self::Gateway(_) | Self::Node(_) => None,
         }
     }
 
@@ -272,27 +296,32 @@ impl Subject {
         }
     }
 
-    /// What is left after waiting.
-    fn rest(&self, undo: bool, after: &str, left: &[FlowReport]) -> String {
-        let count: u64 = match self {
-            Self::Ourselves => left.iter().map(|flows| flows.inward).sum(),
-            _ => left.iter().map(|flows| flows.outward).sum(),
-        };
-        match (self, undo) {
+    /// What waiting brought.
+    fn rest(&self, undo: bool, after: &str, waited: &Waited) -> String {
+        let mut text = String::new();
+        if !waited.taken_by.is_empty() {
+            text.push_str(&format!("taken by {}\n", waited.taken_by.join(", ")));
+        }
+        if !waited.away.is_empty() {
+            let (glyph, names) = (Glyph::Unknown.text(), waited.away.join(", "));
+            text.push_str(&format!("{glyph} away: {names}; they hear of it when they are connected again\n"));
+        }
+        if waited.missing.is_some() {
+            text.push_str(&waited.left.lines());
+            return text;
+        }
+        text.push_str(&match (self, undo) {
             (Self::Blocked(peer), true) if after == "Drained" => {
                 format!("{peer} is Drained, as it was before it was cut off; undo: tombolo peers drain {peer} --undo\n")
             }
             (_, true) => format!("{} is used again\n", self.name()),
             (Self::Blocked(peer), _) => format!("{peer} is cut off\n"),
-            (Self::Drained(peer), _) => {
-                format!("{peer} gets no new connections from this host; {count} established ones are left\n")
-            }
-            (Self::Node(node), _) => format!("node {node} is out of service\n"),
             (Self::Gateway(slot), _) => format!("gateway {slot} carries nothing of this host any more\n"),
-            (Self::Ourselves, _) => {
-                format!("no member opens new connections to this host; {count} established ones are left\n")
+            (Self::Drained(_) | Self::Ourselves | Self::Node(_), _) => {
+                format!("{} gets no new connections, and no established one is left\n", self.name())
             }
-        }
+        });
+        text
     }
 }
 
@@ -310,138 +339,6 @@ fn shares(shares: &[MoveShare]) -> String {
     }
     let words: Vec<String> = shares.iter().map(|share| format!("{:.0}% {}", share.percent, share.cluster)).collect();
     words.join(", ")
-}
-
-/// Looks until `look` finds nothing missing; the last thing that was missing otherwise.
-async fn until(mut look: impl AsyncFnMut() -> Result<(), String>) -> Result<(), String> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match look().await {
-            Ok(()) => return Ok(()),
-            Err(missing) if Instant::now() >= deadline => return Err(missing),
-            Err(_) => tokio::time::sleep(LOOK).await,
-        }
-    }
-}
-
-async fn controller(run_dir: &Path) -> Result<ControllerReport, String> {
-    ask_as(run_dir, Part::Controller, "status").await.ok_or_else(|| "the controller does not answer".to_owned())
-}
-
-/// This host's node agent sees whether the gateway drains, and sends nothing by one that does.
-async fn wait_for_gateway(run_dir: &Path, slot: u16, draining: bool) -> Result<(), String> {
-    until(async || {
-        let silent = || "the node agent does not answer".to_owned();
-        let node: NodeReport = ask_as(run_dir, Part::Node, "status").await.ok_or_else(silent)?;
-        let seen = node.gateways.iter().find(|gateway| gateway.slot == slot);
-        if seen.is_none_or(|gateway| gateway.draining != draining) {
-            return Err(format!("gateway {slot} does not say so yet"));
-        }
-        for cluster in node.clusters.iter().filter(|_| draining) {
-            let question = format!("routes?peer={}", cluster.cluster);
-            let routes: Option<Vec<RouteReport>> = ask_as(run_dir, Part::Node, &question).await.ok_or_else(silent)?;
-            let mut hops = routes.iter().flatten().flat_map(|route| &route.hops);
-            if hops.any(|hop| hop.gateway == Some(slot)) {
-                return Err(format!("packets to {} still go by it", cluster.cluster));
-            }
-        }
-        Ok(())
-    })
-    .await
-}
-
-async fn wait_for_node(run_dir: &Path, node: &str, draining: bool) -> Result<(), String> {
-    until(async || {
-        let report = controller(run_dir).await?;
-        match report.nodes.iter().any(|known| known.node == node && known.draining == draining) {
-            true => Ok(()),
-            false => Err(format!("the controller does not know it of node {node} yet")),
-        }
-    })
-    .await
-}
-
-/// `after` is the state that the order left in force.
-async fn wait_until_back(run_dir: &Path, subject: &Subject, after: &str) -> Result<(), String> {
-    if let Subject::Gateway(slot) = subject {
-        return wait_for_gateway(run_dir, *slot, false).await;
-    }
-    if let Subject::Node(node) = subject {
-        return wait_for_node(run_dir, node, false).await;
-    }
-    until(async || {
-        let report = controller(run_dir).await?;
-        let used = match subject.peer() {
-            Some(peer) => report.peers.iter().find(|known| known.peer == peer).map(|known| known.used.clone()),
-            None => report.state_age.map(|_| report.state.clone()),
-        };
-        match used.as_deref() {
-            Some(used) if used == after => Ok(()),
-            other => Err(format!("{} is {}", subject.name(), other.unwrap_or("not known"))),
-        }
-    })
-    .await
-}
-
-async fn wait_until_out(run_dir: &Path, subject: &Subject) -> Result<(), String> {
-    if let Subject::Gateway(slot) = subject {
-        return wait_for_gateway(run_dir, *slot, true).await;
-    }
-    if let Subject::Node(node) = subject {
-        return wait_for_node(run_dir, node, true).await;
-    }
-    let Some(peer) = subject.peer() else { return wait_until_shunned(run_dir).await };
-    until(async || {
-        let silent = || "the node agent does not answer".to_owned();
-        let services: Vec<ServiceReport> = ask_as(run_dir, Part::Node, "services").await.ok_or_else(silent)?;
-        if let Some(service) = services.iter().find(|service| is_given(service, peer)) {
-            return Err(format!("{peer} still gets new connections to {}", service.service));
-        }
-        let names: Option<DnsReport> = ask_as(run_dir, Part::Dns, "status").await;
-        let is_out = |seen: &ClusterSeen| seen.cluster == peer;
-        if names.is_some_and(|names| !names.out_of_service.iter().any(is_out)) {
-            return Err(format!("DNS still answers with {peer}"));
-        }
-        if matches!(subject, Subject::Blocked(_)) {
-            let question = format!("routes?peer={peer}");
-            let routes: Option<Vec<RouteReport>> = ask_as(run_dir, Part::Node, &question).await.ok_or_else(silent)?;
-            if let Some(route) = routes.iter().flatten().find(|route| route.reason != "Blackhole") {
-                return Err(format!("there is still a route for {}", route.prefix));
-            }
-        }
-        Ok(())
-    })
-    .await
-}
-
-fn is_given(service: &ServiceReport, peer: &str) -> bool {
-    let mut shares = service.ports.iter().flat_map(|port| &port.clusters);
-    shares.any(|share| share.cluster == peer && (share.asked_percent > 0.0 || share.installed_percent > 0.0))
-}
-
-/// Members hear of it by our record; that they act on it shows when they open nothing new.
-async fn wait_until_shunned(run_dir: &Path) -> Result<(), String> {
-    let (mut known, mut last_new) = (BTreeSet::new(), Instant::now());
-    until(async || {
-        let report = controller(run_dir).await?;
-        if report.state != "Draining" || report.state_age.is_none() {
-            return Err("this cluster does not say yet that it drains".to_owned());
-        }
-        let flows: Vec<FlowReport> =
-            ask_as(run_dir, Part::Node, "flows").await.ok_or("the node agent does not answer")?;
-        let mut opened = 0;
-        for id in flows.iter().flat_map(|flows| &flows.inward_ids) {
-            opened += usize::from(known.insert(*id));
-        }
-        if opened > 0 {
-            last_new = Instant::now();
-        }
-        match last_new.elapsed() >= QUIET {
-            true => Ok(()),
-            false => Err("members still open connections to this host".to_owned()),
-        }
-    })
-    .await
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 pub mod arguments;
 pub mod ask;
 pub mod cleanup;
+pub mod confirmation;
 pub mod crds;
 pub mod drain;
 pub mod duration;
@@ -108,6 +109,8 @@ async fn execute(arguments: Arguments) -> anyhow::Result<Outcome> {
         Command::Gateway(arguments) => parts::gateway(run_dir, arguments).await,
         Command::Node(arguments) => parts::node(run_dir, arguments).await,
         Command::Dns(arguments) => parts::dns(run_dir, arguments).await,
-        Command::Cleanup { dry_run, state, shown } => cleanup::run(run_dir, &state, dry_run, shown.format).await,
+        Command::Cleanup { dry_run, yes, state, shown } => {
+            cleanup::run(run_dir, &state, cleanup::Way { dry_run, yes }, shown.format).await
+        }
     }
 }

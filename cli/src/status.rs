@@ -5,12 +5,14 @@ use std::path::Path;
 
 use api::health::Reachability;
 use api::report::{
-    ControllerReport, DnsReport, FeedReport, FlowReport, GatewayReport, NodeReport, NodeState, PathReport, PeerSync,
-    RefusalReport, SessionReport,
+    ControllerReport, DnsReport, FeedReport, GatewayReport, NodeReport, NodeState, PathReport, PeerSync, RefusalReport,
+    SessionReport,
 };
 use serde::Serialize;
 
 use crate::ask::{Part, ask_as, readiness};
+use crate::drain::Subject;
+use crate::drain::left::Left;
 use crate::output::{Format, Glyph, Outcome, Table, seconds};
 
 /// Everything the parts on this host say. A part that does not run here is absent.
@@ -22,8 +24,6 @@ pub struct Status {
     pub gateway: Option<GatewayReport>,
     pub node: Option<NodeReport>,
     pub dns: Option<DnsReport>,
-    /// What is open between this host and each peer; asked only where somebody is drained.
-    pub flows: Vec<FlowReport>,
     /// What of peers' advertisements is not in force, by peer.
     pub refused_items: Vec<RefusedItems>,
 }
@@ -61,12 +61,6 @@ pub async fn gather(run_dir: &Path) -> Status {
     status.gateway = ask_as(run_dir, Part::Gateway, "status").await;
     status.node = ask_as(run_dir, Part::Node, "status").await;
     status.dns = ask_as(run_dir, Part::Dns, "status").await;
-    let is_out = |report: &ControllerReport| report.state == DRAINING || report.peers.iter().any(is_drained);
-    if status.controller.as_ref().is_some_and(is_out) {
-        let flows: Option<Vec<FlowReport>> = ask_as(run_dir, Part::Node, "flows").await;
-        let without_ids = |flows: FlowReport| FlowReport { inward_ids: Vec::new(), ..flows };
-        status.flows = flows.unwrap_or_default().into_iter().map(without_ids).collect();
-    }
     status
 }
 
@@ -76,30 +70,34 @@ fn is_drained(peer: &PeerSync) -> bool {
     !matches!(peer.used.as_str(), "" | "Active")
 }
 
-/// Who gets no new connections by an operator's word, ours or theirs, for how long, and how many are left.
+/// Who gets no new connections by an operator's word, ours or theirs, for how long, and how many are left on our hosts.
 fn drained_notes(status: &Status, notes: &mut Vec<(Glyph, String)>) {
     let Some(controller) = &status.controller else { return };
     let lasting = |age: Option<f64>| age.map(|age| format!(" for {}", seconds(age))).unwrap_or_default();
+    let left = |subject: Subject| Left::of(&subject, controller).words();
     for NodeState { node, draining_age, .. } in controller.nodes.iter().filter(|node| node.draining) {
-        let age = lasting(*draining_age);
-        notes.push((Glyph::Warning, format!("node {node}: Draining{age}      undo: tombolo drain node {node} --undo")));
+        let (age, left) = (lasting(*draining_age), left(Subject::Node(node.clone())));
+        let note = format!("node {node}: Draining{age}, {left} left      undo: tombolo drain node {node} --undo");
+        notes.push((Glyph::Warning, note));
     }
     if controller.state == DRAINING {
-        let left: u64 = status.flows.iter().map(|flows| flows.inward).sum();
-        let age = lasting(controller.state_age);
-        let note = format!("this cluster: Draining{age}, {left} connections left here      undo: tombolo drain --undo");
+        let (age, left) = (lasting(controller.state_age), left(Subject::Ourselves));
+        let note = format!("this cluster: Draining{age}, {left} left      undo: tombolo drain --undo");
         notes.push((Glyph::Warning, note));
     }
     for peer in controller.peers.iter().filter(|peer| is_drained(peer)) {
         let (name, used) = (&peer.peer, &peer.used);
-        let left = status.flows.iter().find(|flows| flows.peer == *name).map_or(0, |flows| flows.outward);
+        let left = match used.as_str() {
+            "Blocked" => String::new(),
+            _ => format!(", {} left", left(Subject::Drained(name.clone()))),
+        };
         let undo = match (used.as_str(), peer.ordered) {
             ("Drained", true) => format!("      undo: tombolo peers drain {name} --undo"),
             ("Blocked", true) => format!("      undo: tombolo peers block {name} --undo"),
             ("Drained" | "Blocked", false) => ", by its manifest".to_owned(),
             _ => ", by its own word".to_owned(),
         };
-        let note = format!("{name}: {used}{}, {left} connections left here{undo}", lasting(peer.used_age));
+        let note = format!("{name}: {used}{}{left}{undo}", lasting(peer.used_age));
         notes.push((Glyph::Warning, note));
     }
 }

@@ -10,6 +10,7 @@ use api::member_record::SignedRecord;
 use api::report::{OrderReport, RefusalReport};
 use api::time::Instant;
 use controller_core::conversation::ImportHeard;
+use controller_core::engine::Taken;
 use controller_core::ledger::{Batch, Resumption};
 use controller_core::plan::Subject;
 use controller_core::recall::Remembered;
@@ -94,6 +95,11 @@ pub(crate) enum Message {
         peer: ClusterId,
         reason: String,
     },
+    /// What a peer has taken of what we say; none: it does not listen any more.
+    Taken {
+        peer: ClusterId,
+        taken: Option<Taken>,
+    },
 }
 
 /// What the export side needs to begin.
@@ -136,6 +142,8 @@ pub(crate) struct Shared {
     pub(crate) bounds: Bounds,
     pub(crate) inbox: mpsc::UnboundedSender<Message>,
     pub(crate) roster: watch::Receiver<Arc<Roster>>,
+    /// The generation of each peer's record that is in force here.
+    pub(crate) records: watch::Sender<BTreeMap<ClusterId, u64>>,
     pub(crate) feed: feed::Server,
     pub(crate) refusals: Arc<Refusals>,
     pub(crate) turns: Turns,

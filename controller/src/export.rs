@@ -7,6 +7,7 @@ use std::time::Duration;
 use api::ClusterId;
 use api::keys::IdentityKey;
 use controller_core::conversation::{ExportHeard, ExportSide};
+use controller_core::engine::Taken;
 use controller_core::message::Message as Said;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -65,11 +66,17 @@ fn answer(
     let shared = shared.clone();
     shared.tasks.clone().spawn(async move {
         let reason = converse(Messages::new(request.into_body()), &sender, (&peer, &key), &shared).await;
+        told_taken(&shared, &peer, None);
         // The peer may be gone; then nobody needs to know why.
         let _ = sender.send(&Said::Refuse { reason: reason.clone() }).await;
         tracing::info!(%peer, reason, "stopped telling a peer what this cluster exports");
     });
     response
+}
+
+/// Tells the owner what the peer has taken of what we say. Where two conversations are had, the next heartbeat corrects it.
+fn told_taken(shared: &Shared, peer: &ClusterId, taken: Option<Taken>) {
+    let _ = shared.inbox.send(Message::Taken { peer: peer.clone(), taken });
 }
 
 /// Talks until something ends it; why.
@@ -118,6 +125,7 @@ async fn converse(
                     Ok(ExportHeard::Asked { record }) => {
                         tracing::info!(%peer, "a peer asks what this cluster exports");
                         let _ = shared.inbox.send(Message::Record { from: peer.clone(), signed: record });
+                        told_taken(shared, peer, Some(Taken::default()));
                     }
                     Ok(ExportHeard::Remembered(exports)) => {
                         let _ = shared.inbox.send(Message::Remembered { from: peer.clone(), exports });
@@ -125,7 +133,9 @@ async fn converse(
                     Ok(ExportHeard::Trusts(identities)) => {
                         let _ = shared.inbox.send(Message::Trusts { peer: peer.clone(), identities });
                     }
-                    Ok(ExportHeard::Alive { .. }) => {}
+                    Ok(ExportHeard::Alive { holding, record }) => {
+                        told_taken(shared, peer, Some(Taken { holding, record }));
+                    }
                     Err(ended) => {
                         shared.refusals.count(ended.name(), peer.as_str(), "");
                         return ended.to_string();

@@ -122,6 +122,7 @@ async fn converse(
     roster.mark_changed();
     let mut trusted = Vec::new();
     loop {
+        side.set_record(shared.records.borrow().get(peer).copied());
         while let Some(message) = side.next_message(clock::now())? {
             sender.send(&message).await.map_err(anyhow::Error::msg)?;
         }

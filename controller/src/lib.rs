@@ -34,6 +34,7 @@ mod surface;
 mod watches;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -126,6 +127,7 @@ pub async fn start(
         bounds: config.bounds,
         inbox: inbox.clone(),
         roster,
+        records: watch::channel(BTreeMap::new()).0,
         feed,
         refusals,
         turns: Turns::default(),

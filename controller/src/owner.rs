@@ -68,6 +68,8 @@ pub(crate) struct Owner {
     keys_retry: Option<Deadline>,
     led: bool,
     delays: Delays,
+    /// The version of each ClusterPeer that was read, and the generation of the record in it.
+    records_read: BTreeMap<ClusterId, (Option<String>, Option<u64>)>,
     /// The revision of [`Recall`] that is on disk, and when a newer one may be written.
     recall_kept: (u64, Deadline),
 }
@@ -107,6 +109,7 @@ impl Owner {
             keys_retry: None,
             led: false,
             delays: Delays::default(),
+            records_read: BTreeMap::new(),
             recall_kept: (0, Deadline::now()),
         }
     }
@@ -218,6 +221,7 @@ impl Owner {
                 );
             }
             Message::Remembered { from, exports } => self.remembered(&from, &exports),
+            Message::Taken { peer, taken } => self.engine.set_taken(&peer, taken),
             Message::ImportEnded { peer, reason } => {
                 if self.engine.talk(&peer).is_some_and(|talk| talk.synced) {
                     self.surface.event(format!("sync {peer}"), "Synced", "Stale", &reason);
@@ -350,6 +354,7 @@ impl Owner {
         self.settle_keys();
         self.settle_record();
         self.settle_roster();
+        self.settle_records();
         if self.leadership.may_write() {
             if !self.led {
                 self.engine.mark_all();
@@ -477,6 +482,26 @@ impl Owner {
             }
             changed
         });
+    }
+
+    /// Which generation of each peer's record is in force. A record is read once for each version of its object: its
+    /// signature is verified, which is not for free.
+    fn settle_records(&mut self) {
+        let before = std::mem::take(&mut self.records_read);
+        for peer in self.engine.peers() {
+            let Some(id) = peer.metadata.name.as_deref().and_then(|name| ClusterId::new(name).ok()) else { continue };
+            let version = peer.metadata.resource_version.clone();
+            let read = match before.get(&id) {
+                Some((known, generation)) if *known == version => *generation,
+                _ => peer.newest_record().map(|record| record.generation),
+            };
+            self.records_read.insert(id, (version, read));
+        }
+        if self.records_read != before {
+            let read = self.records_read.iter();
+            let in_force = read.filter_map(|(id, (_, generation))| Some((id.clone(), (*generation)?))).collect();
+            self.shared.records.send_replace(in_force);
+        }
     }
 
     /// Keeps on disk what is due, beside the work.

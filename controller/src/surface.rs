@@ -187,6 +187,7 @@ fn report(engine: &Engine, leads: bool) -> ControllerReport {
         let id = id.as_ref();
         let talk = id.and_then(|id| engine.talk(id));
         let synced = talk.is_some_and(|talk| talk.synced);
+        let taken = talk.and_then(|talk| talk.taken);
         let status = peer.status.as_ref();
         let claims = id.and_then(|id| engine.claims(id));
         let reason = match talk {
@@ -208,6 +209,9 @@ fn report(engine: &Engine, leads: bool) -> ControllerReport {
             fingerprint: identities.next().unwrap_or_default(),
             next_fingerprint: identities.next().unwrap_or_default(),
             record_generation: newest.map(|(_, record)| record.generation),
+            told: taken.is_some(),
+            record_taken: taken.and_then(|taken| taken.record),
+            exports_taken: taken.and_then(|taken| engine.ledger().revision_of(&taken.holding?)),
             synced,
             last_sync_age: None,
             reason,
@@ -236,6 +240,10 @@ fn report(engine: &Engine, leads: bool) -> ControllerReport {
         rotations: engine.rotations(wall).map(|all| all.into_iter().map(rotation).collect()),
         peers: peers.collect(),
         nodes: engine.local().nodes().values().map(|node| node_state(engine, node, wall)).collect(),
+        hosts: engine.host_flows(clock::now()),
+        record_generation: engine.own_record_said().map(|record| record.generation),
+        record_state: engine.own_record_said().map(|record| format!("{:?}", record.state)).unwrap_or_default(),
+        exports_revision: engine.ledger().revision(),
         ..ControllerReport::default()
     }
 }

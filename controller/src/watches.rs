@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::kubernetes::{EndpointSlice, Namespace, Node, Secret, Service};
+use api::kubernetes::{EndpointSlice, Lease, Namespace, Node, Secret, Service};
 use api::names;
 use api::time::{Instant, WallTime};
 use api::{
@@ -85,6 +85,7 @@ pub(crate) fn follow_all(store: &Store, shared: &Arc<Shared>) -> JoinSet<()> {
     follow::<EndpointSlice>(t, store, shared, |engine, step, _, _| engine.observe_slices(step));
     follow::<Namespace>(t, store, shared, |engine, step, _, _| engine.observe_namespaces(step));
     follow::<Node>(t, store, shared, |engine, step, now, _| engine.observe_nodes(step, now));
+    follow::<Lease>(t, store, shared, |engine, step, now, _| engine.observe_leases(step, now));
     follow::<RoutingPolicy>(t, store, shared, |engine, step, _, _| engine.observe_policies(step));
     follow::<ClusterRoutingPolicy>(t, store, shared, |engine, step, _, _| engine.observe_cluster_policies(step));
     tasks

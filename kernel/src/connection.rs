@@ -71,6 +71,8 @@ pub struct Flow {
     pub from: IpAddr,
     /// Who answers it, after every translation.
     pub to: IpAddr,
+    /// At which port.
+    pub port: u16,
     /// The kernel's number of it; not used twice at a time.
     pub id: u32,
 }
@@ -86,7 +88,9 @@ pub fn flows<T>(mut pick: impl FnMut(Flow) -> Option<T>) -> Result<Vec<T>, Error
             let original = read_tuple(find(attributes, ORIGINAL)?)?;
             let answering = read_tuple(find(attributes, REPLY)?)?;
             let id = find(attributes, ID).and_then(|id| Some(u32::from_be_bytes(id.try_into().ok()?))).unwrap_or(0);
-            lives(attributes).then(|| pick(Flow { from: original.source.0, to: answering.source.0, id })).flatten()
+            let ((to, port), from) = (answering.source, original.source.0);
+            let flow = Flow { from, to, port, id };
+            lives(attributes).then(|| pick(flow)).flatten()
         });
         picked.extend(some.map_err(|error| error.of("list of tracked connections"))?);
     }

@@ -206,8 +206,12 @@ fn a_drained_peer_gets_no_new_connections_and_keeps_its_old_ones_until_it_is_use
         amber.types_until(PATIENCE, "peers", GOOD, &["birch  Active"])?;
         asker.wait_until_answered_by(amber, &["birch", "cedar"])?;
 
-        let printed = amber.types("peers drain birch --wait", GOOD)?;
+        // It is in force within the time, and what is left by then is named.
+        let printed = amber.types("peers drain birch --wait --timeout 5s", FOUND_BAD)?;
         ensure!(printed.contains("peer birch: Active → Drained"), "{printed}");
+        let left = format!("{}  ", amber.cluster().worker()?.node_name());
+        let texts = [left.as_str(), "with birch", "still left: ", "the order stands"];
+        ensure!(texts.iter().all(|text| printed.contains(text)), "{printed}");
         asker.wait_until_answered_by(amber, &["cedar"])?;
         all_go_on(&downloads)?;
         let worker = amber.cluster().worker()?;
@@ -263,19 +267,34 @@ fn a_draining_cluster_is_left_by_all_members_and_keeps_its_old_connections_until
         // What was said to be done is on disk.
         kill_controller(birch)?;
         ensure!(printed.contains("cluster: Active → Draining"), "{printed}");
-        let printed = birch.types("drain --wait", GOOD)?;
-        ensure!(printed.contains("cluster: Draining already"), "{printed}");
+        let printed = birch.types("drain --wait --timeout 20s", FOUND_BAD)?;
+        let left = format!("{}  ", birch.cluster().worker()?.node_name());
+        let texts = ["cluster: Draining already", "taken by amber, cedar", &left, "with amber", "still left: "];
+        ensure!(texts.iter().all(|text| printed.contains(text)), "{printed}");
         asker.wait_until_answered_by(amber, &["cedar"])?;
         all_go_on(&downloads)?;
         ensure!(open_flows(birch, birch.cluster().worker()?, "amber")?.1 > 0, "the downloads are not counted in birch");
         birch.types_until(PATIENCE, "status", GOOD, &["! this cluster: Draining for", "undo: tombolo drain --undo"])?;
         amber.types_until(PATIENCE, "status", GOOD, &["! birch: Draining for", "by its own word"])?;
         amber.types_until(PATIENCE, "peers", GOOD, &["birch  Draining"])?;
+        // A member that is away is named, and not waited for; with the last download nothing is left.
+        all_go_on(&downloads)?;
+        drop(downloads);
+        asker.stop()?;
+        clusters.cedar.cluster().cut_off()?;
+        birch.eventually(2 * PATIENCE, "birch knows that cedar is away", || {
+            let peers: Vec<PeerSync> = serde_json::from_str(&birch.types("peers -o json", GOOD)?)?;
+            ensure!(peers.iter().any(|peer| peer.peer == "cedar" && !peer.told), "{peers:?}");
+            Ok(())
+        })?;
+        // With cedar away nobody is left for what birch exports, and it is drained all the same.
+        let printed = birch.types("drain --wait --force", GOOD)?;
+        ensure!(printed.contains("taken by amber\n") && printed.contains("away: cedar"), "{printed}");
+        ensure!(printed.contains("no established one is left"), "{printed}");
+        clusters.cedar.cluster().reconnect()?;
 
         birch.types("drain --undo --wait", GOOD)?;
-        asker.wait_until_answered_by(amber, &["birch", "cedar"])?;
-        all_go_on(&downloads)?;
-        asker.stop()
+        clusters.wait_for_answers_from(target, &["birch", "cedar"])
     });
 }
 
@@ -300,7 +319,8 @@ fn the_endpoints_on_a_drained_node_get_no_new_connections_and_keep_their_old_one
         birch.apply("shop-here.yaml", &manifest::namespace("shop"))?;
         birch.apply("only.yaml", &Service::http("shop", "only").manifest(&[&clusters.servers[0]]))?;
         let lines = ["✗ shop/only http  1 of 1 endpoints leave  100% birch → nobody", "--force"];
-        birch.types_until(PATIENCE, &format!("drain node {here}"), REFUSED, &lines)?;
+        birch.types_until(PATIENCE, &format!("drain node {here} --dry-run"), REFUSED, &lines)?;
+        birch.types(&format!("drain node {here}"), REFUSED)?;
         birch.types("drain node nowhere", FOUND_BAD)?;
         birch.remove("only.yaml")?;
         let lines = ["✓ shop/web http  1 of 2 endpoints leave", "nothing was changed"];
@@ -315,11 +335,17 @@ fn the_endpoints_on_a_drained_node_get_no_new_connections_and_keep_their_old_one
         all_go_on(&downloads)?;
         let note = format!("! node {}: Draining for", worker.node_name());
         cedar.types_until(PATIENCE, "status", GOOD, &[&note, &format!("undo: tombolo {drain} --undo")])?;
-        ensure!(open_flows(cedar, worker, "amber")?.1 > 0, "the downloads are not counted");
+        let printed = cedar.types(&format!("{drain} --wait --timeout 20s"), FOUND_BAD)?;
+        let left = format!("{}  ", worker.node_name());
+        let texts = ["taken by amber, birch", &left, "with amber", "still left: "];
+        ensure!(texts.iter().all(|text| printed.contains(text)), "{printed}");
+        all_go_on(&downloads)?;
+        drop(downloads);
+        let printed = cedar.types(&format!("{drain} --wait"), GOOD)?;
+        ensure!(printed.contains("no established one is left"), "{printed}");
 
         cedar.types(&format!("{drain} --undo --wait"), GOOD)?;
         asker.wait_until_answered_by_pods(amber, &["birch/web-1", "cedar/web-1", "cedar/web-2"])?;
-        all_go_on(&downloads)?;
         // A node with a gateway on it says that the gateway stays.
         let gateway = cedar.cluster().gateway()?.node_name();
         let lines = ["! gateway 0 is on", "tombolo drain gateway 0"];
@@ -336,8 +362,12 @@ fn a_blocked_peer_is_cut_off_within_five_seconds_everywhere_and_comes_back() {
         let [target, _] = clusters.web()?;
         let worker = amber.cluster().worker()?;
         let asker = Asker::start(&clusters.client, target, Duration::from_millis(500));
+        let printed = amber.types("peers block birch --wait", REFUSED)?;
+        let reason = ["every connection with birch ends at once", "--yes does it anyway"];
+        ensure!(reason.iter().all(|text| printed.contains(text)), "{printed}");
+        amber.types_until(PATIENCE, "peers", GOOD, &["birch  Active"])?;
         let begun = Instant::now();
-        let printed = amber.types("peers block birch --wait", GOOD)?;
+        let printed = amber.types("peers block birch --wait --yes", GOOD)?;
         ensure!(printed.contains("peer birch: Active → Blocked") && printed.contains("birch is cut off"), "{printed}");
         amber.eventually(
             PATIENCE,
@@ -375,7 +405,7 @@ fn a_blocked_peer_is_cut_off_within_five_seconds_everywhere_and_comes_back() {
 
         // A block that is laid over a drain leaves it standing.
         amber.types("peers drain birch", GOOD)?;
-        amber.types("peers block birch --wait", GOOD)?;
+        amber.types("peers block birch --wait --yes", GOOD)?;
         let printed = amber.types("peers block birch --undo --wait", GOOD)?;
         ensure!(printed.contains("peer birch: Blocked → Drained"), "{printed}");
         amber.wait_until_connected("birch", PATIENCE)?;

@@ -213,7 +213,11 @@ fn cleanup_refuses_while_parts_run_and_then_leaves_nothing_and_restores_settings
         ensure!(planned == again, "a dry run removed something:\n{planned}{again}");
         let counted: serde_json::Value = operator.reads(&format!("{cleanup} --dry-run"), GOOD)?;
         ensure!(counted["removed"] == false && counted["tables"] == 1 && counted["links"] == 1, "{counted}");
-        let (removed, _) = operator.types(&cleanup, GOOD)?;
+        let (_, reason) = operator.types(&cleanup, REFUSED)?;
+        ensure!(reason.contains("connections by way of it end") && reason.contains("--yes"), "{reason}");
+        let (still, _) = operator.types(&format!("{cleanup} --dry-run"), GOOD)?;
+        ensure!(planned == still, "who could not be asked had something removed:\n{planned}{still}");
+        let (removed, _) = operator.types(&format!("{cleanup} --yes"), GOOD)?;
         ensure!(removed == planned.replace("would remove", "removed"), "{planned}{removed}");
         let (nothing, _) = operator.types(&cleanup, GOOD)?;
         ensure!(nothing == "nothing of Tombolo's is in this kernel\n", "{nothing}");

@@ -15,6 +15,7 @@
 mod checks;
 mod connections;
 mod devices;
+mod flow_lease;
 mod flows;
 mod history;
 mod lookout;
@@ -105,6 +106,8 @@ pub async fn start(
     watches::follow(&store, &told, &stop);
     tokio::spawn(Prober::new(config.node_name.clone(), targets_seen, told).run(stop.clone()));
     tokio::spawn(checks::run(config.node_name.clone(), store.clone(), stop.clone()));
+    let (node, seen, ask) = (config.node_name.clone(), shown.clone(), questions.clone());
+    tokio::spawn(flow_lease::run(node, store.clone(), seen, ask, stop.clone()));
     let running = owner.run(heard, asked, stop)?;
     let surface =
         NodeSurface { node: config.node_name, state: config.state, store, shown, questions, refusals, metrics };

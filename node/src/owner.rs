@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant as StdInstant};
@@ -63,6 +63,7 @@ pub(crate) enum Question {
     Routes(ClusterId, std::sync::mpsc::SyncSender<Option<Vec<RouteReport>>>),
     Moves(Supposed, std::sync::mpsc::SyncSender<Vec<MoveReport>>),
     PeerPrefixes(std::sync::mpsc::SyncSender<Vec<(Prefix, ClusterId)>>),
+    OwnEndpoints(std::sync::mpsc::SyncSender<BTreeSet<(IpAddr, u16)>>),
     Explain(String, String, std::sync::mpsc::SyncSender<Option<ServiceReport>>),
 }
 
@@ -468,6 +469,7 @@ impl Owner {
             Question::Routes(peer, to) => drop(to.try_send(crate::routes::report(&self.core, &mut self.kernel, &peer))),
             Question::Moves(supposed, to) => drop(to.try_send(self.core.moves(&supposed, now))),
             Question::PeerPrefixes(to) => drop(to.try_send(self.core.peer_prefixes())),
+            Question::OwnEndpoints(to) => drop(to.try_send(self.core.own_endpoints())),
             Question::Explain(namespace, name, to) => drop(to.try_send(self.core.explain(&namespace, &name, now))),
         }
     }

@@ -39,6 +39,10 @@ pub(crate) struct Shown {
     pub(crate) services: usize,
     pub(crate) gateways: Vec<GatewayShown>,
     pub(crate) clusters: Vec<ClusterShown>,
+    /// What is drained, as [`NodeCore::drained`] says.
+    pub(crate) drained: Vec<String>,
+    /// Nodes of this cluster.
+    pub(crate) hosts: usize,
     /// What is wrong with objects: kind, name, reason, words.
     pub(crate) problems: Vec<(String, String, &'static str, String)>,
 }
@@ -85,6 +89,8 @@ impl Shown {
             awaiting,
             local_cluster: core.local_cluster().map(ToString::to_string).unwrap_or_default(),
             services: core.service_count(),
+            drained: core.drained(),
+            hosts: core.node_count(),
             gateways: gateways.collect(),
             clusters: core
                 .cluster_healths()
@@ -188,9 +194,9 @@ impl Surface for NodeSurface {
                 serde_json::to_value(self.ask(|to| Question::Moves(supposed, to))?).ok()
             }
             "flows" => {
-                let open = flows::report(&self.ask(Question::PeerPrefixes)?);
+                let open = flows::count(&self.ask(Question::PeerPrefixes)?, &BTreeSet::new());
                 let open = open.inspect_err(|error| tracing::warn!(%error, "connections cannot be counted")).ok()?;
-                serde_json::to_value(open).ok()
+                serde_json::to_value(open.peers).ok()
             }
             "refusals" => serde_json::to_value(self.refusals.report(now)).ok(),
             "problems" => serde_json::to_value(&self.shown.load().problems).ok(),
@@ -205,12 +211,19 @@ impl Surface for NodeSurface {
     }
 }
 
+/// Asks the owner; none when it is too busy, or gone.
+pub(crate) fn ask<T>(
+    questions: &mpsc::UnboundedSender<Question>,
+    question: impl FnOnce(std::sync::mpsc::SyncSender<T>) -> Question,
+) -> Option<T> {
+    let (to, answer) = std::sync::mpsc::sync_channel(1);
+    questions.send(question(to)).ok()?;
+    answer.recv_timeout(ANSWER_LIMIT).ok()
+}
+
 impl NodeSurface {
-    /// Asks the owner; none when it is too busy, or gone.
     fn ask<T>(&self, question: impl FnOnce(std::sync::mpsc::SyncSender<T>) -> Question) -> Option<T> {
-        let (to, answer) = std::sync::mpsc::sync_channel(1);
-        self.questions.send(question(to)).ok()?;
-        answer.recv_timeout(ANSWER_LIMIT).ok()
+        ask(&self.questions, question)
     }
 
     fn feed_age(&self) -> f64 {

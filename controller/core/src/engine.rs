@@ -24,6 +24,7 @@ use api::{
 
 use crate::addresses::AddressPool;
 use crate::advertisement::{Advertisement, Family, ItemChange, ItemKey, ServiceName};
+use crate::host_flows::AllHostFlows;
 use crate::index::{Index, ObjectKey};
 use crate::ledger::{Batch, Ledger};
 use crate::local::LocalIndex;
@@ -37,22 +38,6 @@ use crate::validity::{Bounds, Terms};
 
 /// How long a subject waits after a write failed: a store that is away is not asked harder.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// What is known of the talk with one peer.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Talk {
-    /// A conversation is open and has brought everything.
-    pub synced: bool,
-    pub ever_synced: bool,
-    /// Why the last conversation ended; empty before the first.
-    pub ended: String,
-    /// What of its records was refused, by reason.
-    pub refused_records: BTreeMap<&'static str, String>,
-    /// When it became synced, or stopped to be.
-    pub since: Option<WallTime>,
-    /// Which of our identities it says to trust.
-    pub trusts: Vec<IdentityKey>,
-}
 
 /// An agent that has connected to this controller.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -97,6 +82,7 @@ pub struct Engine {
     /// Peers that said since the start how things are now. What the others export is what was kept of it.
     spoken: BTreeSet<ClusterId>,
     pub(crate) node_agents: BTreeMap<String, NodeAgent>,
+    pub(crate) host_flows: AllHostFlows,
     pub(crate) unserved: BTreeSet<ServiceName>,
     /// The namespaces that were there when last looked at.
     namespaces: BTreeSet<String>,
@@ -144,6 +130,7 @@ impl Engine {
             heard_of: BTreeMap::new(),
             spoken: BTreeSet::new(),
             node_agents: BTreeMap::new(),
+            host_flows: AllHostFlows::default(),
             unserved: BTreeSet::new(),
             namespaces: BTreeSet::new(),
             store_refusals: BTreeMap::new(),
@@ -229,6 +216,11 @@ impl Engine {
         talk.ever_synced |= talk.synced;
         talk.ended = ended.unwrap_or_default();
         self.touch_peer(cluster);
+    }
+
+    /// What a peer has taken of what we say; none: it does not listen any more.
+    pub fn set_taken(&mut self, cluster: &ClusterId, taken: Option<Taken>) {
+        self.talks.entry(cluster.clone()).or_default().taken = taken;
     }
 
     /// A peer remembers exports of ours to be older than we say. Answers with what of it was refused.
@@ -562,11 +554,19 @@ impl Engine {
         self.dirty.insert(Subject::LocalCluster);
     }
 
+    /// What our record says; `None` before the first was signed.
+    pub fn own_record_said(&self) -> Option<&MemberRecord> {
+        self.own.as_ref().map(|(_, record)| record)
+    }
+
     /// Our record as peers get it; `None` before the first was signed.
     pub fn own_record(&self) -> Option<&SignedRecord> {
         self.own.as_ref().map(|(signed, _)| signed)
     }
 }
+
+mod talk;
+pub use talk::{Taken, Talk};
 
 #[cfg(test)]
 mod identity_tests;

@@ -64,6 +64,16 @@ impl Ledger {
         &self.current
     }
 
+    /// How many batches there were.
+    pub fn revision(&self) -> u64 {
+        self.first + self.history.len() as u64 - 1
+    }
+
+    /// After how many batches the content had this hash; none where nobody knows any more.
+    pub fn revision_of(&self, hash: &ContentHash) -> Option<u64> {
+        self.after.get(hash).copied()
+    }
+
     /// Takes changes in; the batch to tell every peer, `None` when nothing changed.
     pub fn record(&mut self, changes: Vec<ItemChange>, now: Instant) -> Option<Arc<Batch>> {
         let changes: Vec<ItemChange> = changes.into_iter().filter(|change| self.current.apply(change)).collect();
@@ -121,6 +131,7 @@ mod tests {
         ledger.record(put(1), T0);
         let token = ledger.token();
         ledger.record(put(2), T0);
+        assert_eq!((ledger.revision_of(&token.hash), ledger.revision()), (Some(1), 2));
         assert!(matches!(ledger.resume(Some(&token)), Resumption::Deltas(batches) if batches.len() == 1));
         assert!(matches!(ledger.resume(Some(&ledger.token())), Resumption::Deltas(batches) if batches.is_empty()));
     }

@@ -21,6 +21,7 @@
 //! | who is a member, and whose record is newer | [`membership`] |
 //! | when the old keys of a gateway may go | [`rotation`] |
 //! | what the operator orders for the moment, and which endpoints that takes out | [`orders`], [`drained_nodes`] |
+//! | what is open on the hosts while something is drained | [`host_flows`] |
 //! | conditions, and those of routing policies | [`condition`], [`policy`] |
 //!
 //! Start with [`engine::Engine`]: it owns all of it.
@@ -37,6 +38,7 @@ pub mod condition;
 pub mod conversation;
 pub mod drained_nodes;
 pub mod engine;
+pub mod host_flows;
 pub mod host_plan;
 pub mod index;
 pub mod lease;

@@ -44,8 +44,13 @@ pub enum Message {
     Remember { exports: Vec<Remembered> },
     /// Import side: the identities it trusts to speak for the other one, as its store has them; again when they change.
     Trust { identities: Vec<IdentityKey> },
-    /// Either side, when it has said nothing for a while. The import side says what it has applied.
-    Alive { holding: Option<ContentHash> },
+    /// Either side, when it has said nothing for a while. The import side says what it has applied: the content, and the
+    /// generation of the other one's record. Who does not know the latter leaves it out.
+    Alive {
+        holding: Option<ContentHash>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        record: Option<u64>,
+    },
     /// Either side, last: why it ends the conversation.
     Refuse { reason: String },
 }
@@ -132,7 +137,7 @@ mod tests {
             Message::Page { items: items.clone(), last: Some(ContentHash::default()) },
             Message::Delta { changes: vec![ItemChange { key: items[0].key.clone(), item: None }], hash: None, age: 7 },
             Message::Remember { exports: vec![Remembered { service: web, first_exported: time(1) }] },
-            Message::Alive { holding: None },
+            Message::Alive { holding: None, record: None },
             Message::Refuse { reason: "no".into() },
         ]
     }

@@ -190,8 +190,8 @@ impl Soak {
             Blow::NodeAgentKilled => amber.process(Part::Node, self.clients_host())?.kill(),
             Blow::ControllerKilled => amber.process(Part::Controller, amber.cluster().gateway()?)?.kill(),
             Blow::GatewayDrained => order(amber, "drain gateway 1 --wait"),
-            Blow::PeerDrained => order(amber, "peers drain cedar --wait"),
-            Blow::ClusterDrained => order(cedar, "drain --wait"),
+            Blow::PeerDrained => order(amber, "peers drain cedar"),
+            Blow::ClusterDrained => order(cedar, "drain"),
             Blow::ClusterCutOff => cedar.cluster().cut_off(),
         }
     }

@@ -25,12 +25,14 @@ pub struct NodeFacts {
     pub addresses: Vec<IpAddr>,
     pub pod_prefixes: BTreeSet<IpNet>,
     pub infrastructure: BTreeSet<IpAddr>,
+    /// Whether an order takes its endpoints out of service.
+    pub drained: bool,
 }
 
 impl NodeFacts {
     pub fn of(node: &Node) -> (Self, Vec<Problem>) {
         let mut problems = Vec::new();
-        let mut facts = Self::default();
+        let mut facts = Self { drained: api::order::is_drained(node), ..Self::default() };
         let status = node.status.as_ref();
         for address in status.and_then(|status| status.addresses.as_deref()).unwrap_or_default() {
             if address.type_ == "InternalIP" {

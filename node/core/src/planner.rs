@@ -4,6 +4,7 @@ mod intake;
 mod leaving;
 
 use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::net::IpAddr;
@@ -11,8 +12,10 @@ use core::time::Duration;
 
 use ipnet::IpNet;
 
+use api::cluster_peer::PeerState;
 use api::health::{ClusterHealth, ClusterHealths, PathReason, Reachability};
-use api::local_cluster::ServiceMode;
+use api::local_cluster::{LocalState, ServiceMode};
+use api::member_record::MemberState;
 use api::time::Instant;
 use api::{ClusterId, ClusterPeer, LocalCluster, Prefix};
 use kernel_core::{Backend, DeviceName, Element, Exported, Family, Frontend, RouteKey, Service, State};
@@ -474,6 +477,34 @@ impl NodeCore {
             prefixes.collect::<Vec<_>>()
         };
         self.peers.iter().flat_map(of_peer).collect()
+    }
+
+    /// What is drained and reached, as far as this host knows: `peer birch`, by our order or its own word, `cluster`,
+    /// `node worker`.
+    pub fn drained(&self) -> Vec<String> {
+        let leaves = |peer: &PeerFacts| match peer.state {
+            PeerState::Active => matches!(peer.member, Some(MemberState::Draining | MemberState::Left)),
+            PeerState::Drained => true,
+            PeerState::Blocked => false,
+        };
+        let peers = self.peers.iter().filter(|(_, peer)| leaves(peer)).map(|(id, _)| format!("peer {id}"));
+        let draining = |local: &&LocalCluster| local.state() == LocalState::Draining;
+        let ours = self.local.iter().filter(draining).map(|_| String::from("cluster"));
+        let nodes = self.nodes.iter().filter(|(_, node)| node.drained).map(|(name, _)| format!("node {name}"));
+        peers.chain(ours).chain(nodes).collect()
+    }
+
+    pub fn node_count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Exported endpoints on this host, with their ports.
+    pub fn own_endpoints(&self) -> BTreeSet<(IpAddr, u16)> {
+        let exported = self.pieces.keys().filter_map(|piece| match piece {
+            Piece::Element(Element::Exported(exported)) => Some((exported.address, exported.port)),
+            _ => None,
+        });
+        exported.collect()
     }
 
     /// The prefixes of one peer that are in force here; none for a cluster that is no peer.

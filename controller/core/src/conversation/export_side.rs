@@ -40,7 +40,7 @@ pub enum ExportHeard {
     /// The identities it trusts to speak for us.
     Trusts(Vec<IdentityKey>),
     /// What the peer has applied, where it says so.
-    Alive { holding: Option<ContentHash> },
+    Alive { holding: Option<ContentHash>, record: Option<u64> },
 }
 
 /// The end that tells what this cluster exports.
@@ -89,7 +89,7 @@ impl ExportSide {
                 self.needs_resumption = true;
                 Ok(ExportHeard::Asked { record })
             }
-            Message::Alive { holding } if self.version.is_some() => Ok(ExportHeard::Alive { holding }),
+            Message::Alive { holding, record } if self.version.is_some() => Ok(ExportHeard::Alive { holding, record }),
             Message::Remember { exports } if self.version.is_some() => {
                 self.remembered += exports.len();
                 if self.remembered > MAX_REMEMBERED {
@@ -160,9 +160,9 @@ impl ExportSide {
     /// The next message, when there is room to send one; `None` when there is nothing to say now.
     pub fn next_message(&mut self, now: Instant) -> Result<Option<Message>, Ended> {
         self.pulse.check(now)?;
-        let message = self
-            .next_content(now)
-            .or_else(|| (self.version.is_some() && self.pulse.is_due(now)).then_some(Message::Alive { holding: None }));
+        let message = self.next_content(now).or_else(|| {
+            (self.version.is_some() && self.pulse.is_due(now)).then_some(Message::Alive { holding: None, record: None })
+        });
         if message.is_some() {
             self.pulse.speaks(now);
         }

@@ -59,6 +59,8 @@ pub struct ImportSide {
     stage: Stage,
     epoch: String,
     holding: Option<ContentHash>,
+    /// The generation of the peer's record that is in force here.
+    record: Option<u64>,
     bounds: Bounds,
     allowance: u64,
     refilled: Instant,
@@ -80,6 +82,7 @@ impl ImportSide {
             stage: Stage::Asked,
             epoch: String::new(),
             holding,
+            record: None,
             bounds,
             allowance: ITEMS_AT_ONCE,
             refilled: now,
@@ -89,14 +92,18 @@ impl ImportSide {
     /// The next message to send; `None` when there is nothing to say now.
     pub fn next_message(&mut self, now: Instant) -> Result<Option<Message>, Ended> {
         self.pulse.check(now)?;
-        let message = self
-            .first
-            .pop_front()
-            .or_else(|| self.pulse.is_due(now).then_some(Message::Alive { holding: self.holding }));
+        let message = self.first.pop_front().or_else(|| {
+            self.pulse.is_due(now).then_some(Message::Alive { holding: self.holding, record: self.record })
+        });
         if message.is_some() {
             self.pulse.speaks(now);
         }
         Ok(message)
+    }
+
+    /// Which generation of the peer's record is in force here: the peer is told with the next heartbeat.
+    pub fn set_record(&mut self, generation: Option<u64>) {
+        self.record = generation;
     }
 
     /// Tells the peer which of its exports are older than it says.

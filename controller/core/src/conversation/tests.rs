@@ -175,9 +175,10 @@ fn a_snapshot_without_end_is_cut_off() {
 fn an_end_that_says_nothing_is_left_and_one_with_nothing_to_say_says_so() {
     let mut pair = talked(1);
     let later = Instant::from_millis(1_000);
-    assert_eq!(pair.export.next_message(later), Ok(Some(Message::Alive { holding: None })));
+    assert_eq!(pair.export.next_message(later), Ok(Some(Message::Alive { holding: None, record: None })));
     let holding = Some(pair.ledger.token().hash);
-    assert_eq!(pair.import.next_message(later), Ok(Some(Message::Alive { holding })));
+    pair.import.set_record(Some(7));
+    assert_eq!(pair.import.next_message(later), Ok(Some(Message::Alive { holding, record: Some(7) })));
     let looks = || (3..16).map(|half| Instant::from_millis(half * 500));
     for now in looks() {
         assert!(pair.import.next_message(now).is_ok() && pair.export.next_message(now).is_ok());
@@ -216,7 +217,7 @@ fn what_is_remembered_of_the_other_end_reaches_it_within_its_bound() {
         }
     }
     assert_eq!(heard, exports);
-    let mut end = Ok(ExportHeard::Alive { holding: None });
+    let mut end = Ok(ExportHeard::Alive { holding: None, record: None });
     for _ in 0..20 {
         end = end.and_then(|_| pair.export.receive(Message::Remember { exports: exports.clone() }, T0));
     }
