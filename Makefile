@@ -9,7 +9,7 @@ demo: ## three clusters on this machine, joined; HOLD=1 keeps them up
 	$(CARGO) build --locked -p netns-tests --bins
 	$(CARGO) run --locked --quiet -p netns-tests --bin demo -- $(if $(HOLD),--hold)
 
-bench-failover: ## a gateway lost in every way, 20 times each, as a table (20 minutes); RUNS=3 is quicker, ONLY="cut off" picks
+bench-failover: ## gateways, agents and whole clusters lost in every way, 20 times each, as a table (40 minutes); RUNS=3 is quicker, ONLY="cut off" picks
 	$(CARGO) build --locked -p netns-tests --bins
 	$(CARGO) run --locked --quiet -p netns-tests --bin bench-failover -- $(if $(RUNS),--runs $(RUNS)) $(if $(ONLY),--only "$(ONLY)")
 

@@ -16,7 +16,7 @@ pub const SILENT_FOR: Duration = Duration::from_secs(1);
 /// then shows a silence beyond the promise, and it is waited for.
 const WATCHED: Duration = Duration::from_millis(1_600);
 
-/// What happens to a gateway.
+/// What happens to a gateway, or to all of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// SIGKILL in the clients' cluster.
@@ -37,10 +37,19 @@ pub enum Event {
     StoppedHere,
     /// SIGTERM in the servers' cluster.
     StoppedThere,
+    /// SIGKILL of the node agents of all hosts, in the clients' cluster.
+    AgentsKilledHere,
+    AgentsKilledThere,
+    /// SIGTERM of the same.
+    AgentsStoppedHere,
+    AgentsStoppedThere,
+    /// SIGKILL of every part of the clients' cluster, and their start.
+    RestartedHere,
+    RestartedThere,
 }
 
 impl Event {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 15] = [
         Self::KilledHere,
         Self::KilledThere,
         Self::Unplugged,
@@ -50,6 +59,12 @@ impl Event {
         Self::Partitioned,
         Self::StoppedHere,
         Self::StoppedThere,
+        Self::AgentsKilledHere,
+        Self::AgentsKilledThere,
+        Self::AgentsStoppedHere,
+        Self::AgentsStoppedThere,
+        Self::RestartedHere,
+        Self::RestartedThere,
     ];
 
     /// What a table calls it.
@@ -64,18 +79,29 @@ impl Event {
             Self::Partitioned => "gateway without a path to the peer",
             Self::StoppedHere => "gateway stopped, clients' side",
             Self::StoppedThere => "gateway stopped, servers' side",
+            Self::AgentsKilledHere => "node agents SIGKILL, clients' side",
+            Self::AgentsKilledThere => "node agents SIGKILL, servers' side",
+            Self::AgentsStoppedHere => "node agents stopped, clients' side",
+            Self::AgentsStoppedThere => "node agents stopped, servers' side",
+            Self::RestartedHere => "all parts SIGKILL, clients' side",
+            Self::RestartedThere => "all parts SIGKILL, servers' side",
         }
     }
 
-    /// Whether nothing at all may be lost.
+    /// Whether nothing at all may be lost. What a node agent made stays in the kernel however it ends.
     pub const fn is_graceful(self) -> bool {
+        use Event::{AgentsKilledHere, AgentsKilledThere, AgentsStoppedHere, AgentsStoppedThere};
         matches!(self, Self::StoppedHere | Self::StoppedThere)
+            || matches!(self, AgentsKilledHere | AgentsKilledThere | AgentsStoppedHere | AgentsStoppedThere)
     }
 
     /// The cluster whose second gateway it happens to.
     fn cluster(self, clusters: &TwoGateways) -> &Deployment {
         match self {
-            Self::KilledThere | Self::StoppedThere => &clusters.birch,
+            Self::KilledThere | Self::StoppedThere | Self::AgentsKilledThere | Self::AgentsStoppedThere => {
+                &clusters.birch
+            }
+            Self::RestartedThere => &clusters.birch,
             _ => &clusters.amber,
         }
     }
@@ -84,8 +110,19 @@ impl Event {
         self.cluster(clusters).cluster().gateways().get(1).context("a cluster with one gateway")
     }
 
-    /// Makes it happen.
-    pub fn strike(self, clusters: &TwoGateways) -> Result<()> {
+    /// Makes it happen. Gives how long flows have no gateway to go by at all: nothing but for a whole cluster.
+    pub fn strike(self, clusters: &TwoGateways) -> Result<Duration> {
+        let struck = Instant::now();
+        if !matches!(self, Self::RestartedHere | Self::RestartedThere) {
+            return self.strike_parts(clusters).map(|()| Duration::ZERO);
+        }
+        let deployment = self.cluster(clusters);
+        deployment.kill_everything()?;
+        deployment.start_everything()?;
+        Ok(struck.elapsed())
+    }
+
+    fn strike_parts(self, clusters: &TwoGateways) -> Result<()> {
         let (deployment, node) = (self.cluster(clusters), self.victim(clusters)?);
         match self {
             Self::KilledHere | Self::KilledThere => deployment.process(Part::Gateway, node)?.kill(),
@@ -99,6 +136,17 @@ impl Event {
                 ensure!(status.success(), "{} ended with {status}", node.name());
                 Ok(())
             }
+            Self::AgentsKilledHere | Self::AgentsKilledThere => {
+                deployment.cluster().nodes().iter().try_for_each(|node| deployment.process(Part::Node, node)?.kill())
+            }
+            Self::AgentsStoppedHere | Self::AgentsStoppedThere => {
+                deployment.cluster().nodes().iter().try_for_each(|node| {
+                    let status = deployment.process(Part::Node, node)?.terminate(PATIENCE)?;
+                    ensure!(status.success(), "the agent of {} ended with {status}", node.name());
+                    Ok(())
+                })
+            }
+            Self::RestartedHere | Self::RestartedThere => Ok(()),
         }
     }
 
@@ -112,6 +160,13 @@ impl Event {
             Self::Unplugged => node.router_port().plug_in(),
             Self::CutOff | Self::Mute | Self::Deaf => node.reconnect(),
             Self::Partitioned => node.mend_all(deployment.cluster().router()),
+            Self::AgentsKilledHere | Self::AgentsKilledThere | Self::AgentsStoppedHere | Self::AgentsStoppedThere => {
+                let nodes = deployment.cluster().nodes().iter();
+                nodes.map(|node| deployment.start_part(Part::Node, node).map(|_| ())).collect::<Result<()>>()?;
+                deployment.wait_until_ready(PATIENCE)
+            }
+            // It was undone at once.
+            Self::RestartedHere | Self::RestartedThere => Ok(()),
         }
     }
 }
@@ -153,8 +208,10 @@ pub fn measure(clusters: &TwoGateways, event: Event) -> Result<Failover> {
 pub fn measure_on(flows: &mut Flows<'_>, clusters: &TwoGateways, event: Event) -> Result<Failover> {
     flows.spread()?;
     begin(flows)?;
-    event.strike(clusters)?;
-    let gone = end(flows)?;
+    let without_gateways = event.strike(clusters)?;
+    let mut gone = end(flows)?;
+    // What is promised then counts from the gateways' return.
+    gone.longest_silence = gone.longest_silence.saturating_sub(without_gateways);
 
     begin(flows)?;
     let mended = Instant::now();

@@ -186,7 +186,7 @@ impl Soak {
     fn strike(&self, blow: Blow) -> Result<()> {
         let (amber, cedar) = (&self.three.amber, &self.three.cedar);
         match blow {
-            Blow::Gateway(event) => event.strike(&self.gateways),
+            Blow::Gateway(event) => event.strike(&self.gateways).map(drop),
             Blow::NodeAgentKilled => amber.process(Part::Node, self.clients_host())?.kill(),
             Blow::ControllerKilled => amber.process(Part::Controller, amber.cluster().gateway()?)?.kill(),
             Blow::GatewayDrained => order(amber, "drain gateway 1 --wait"),
