@@ -64,9 +64,12 @@ pub async fn until_stopped(
         () = stop.cancelled() => None,
         (part, result) = first_to_end(&mut work) => Some((part, result)),
     };
+    // A part may be quicker to stop than this is to hear that it shall.
+    let asked = stop.is_cancelled();
     stop.cancel();
     let mut outcome = match ended_by_itself {
         None => Ok(Outcome::Good),
+        Some((_, Ok(()))) if asked => Ok(Outcome::Good),
         Some((part, result)) => Err(match result {
             Err(error) => error.context(format!("the {} ended", part.name())),
             Ok(()) => anyhow::anyhow!("the {} ended without being asked to", part.name()),
@@ -143,5 +146,60 @@ impl Surface for Together {
 
     fn answer(&self, _: &str) -> Option<serde_json::Value> {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Silent;
+
+    impl Surface for Silent {
+        fn readiness(&self) -> api::surface::Readiness {
+            api::surface::Readiness { awaiting: Vec::new() }
+        }
+
+        fn metrics(&self) -> String {
+            "# EOF\n".to_owned()
+        }
+
+        fn answer(&self, _: &str) -> Option<serde_json::Value> {
+            None
+        }
+    }
+
+    fn part(work: JoinHandle<anyhow::Result<()>>) -> Vec<Started> {
+        vec![Started { part: Part::Node, surface: Arc::new(Silent), work }]
+    }
+
+    /// Runs one part until it or the stop ends it.
+    async fn run(work: impl FnOnce(CancellationToken) -> JoinHandle<anyhow::Result<()>>) -> anyhow::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let arguments = PartArguments { state: folder.path().to_owned(), metrics: None, log_json: false };
+        let stop = CancellationToken::new();
+        let work = work(stop.clone());
+        until_stopped(part(work), folder.path(), &arguments, stop).await.map(|_| ())
+    }
+
+    /// Whichever the waiting task hears first: the order to stop, or the end of the part that heard it sooner.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_part_that_stops_as_soon_as_it_is_asked_has_ended_well() {
+        for _ in 0..200 {
+            let ended = run(|stop| {
+                tokio::spawn(async move {
+                    // Ends at once, as a part does that has nothing to put in order.
+                    stop.cancel();
+                    Ok(())
+                })
+            });
+            ended.await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_part_that_ends_without_being_asked_is_a_failure_and_named() {
+        let error = run(|_| tokio::spawn(async { Ok(()) })).await.unwrap_err();
+        assert_eq!(error.to_string(), "the node ended without being asked to");
     }
 }

@@ -161,8 +161,8 @@ impl Event {
             Self::CutOff | Self::Mute | Self::Deaf => node.reconnect(),
             Self::Partitioned => node.mend_all(deployment.cluster().router()),
             Self::AgentsKilledHere | Self::AgentsKilledThere | Self::AgentsStoppedHere | Self::AgentsStoppedThere => {
-                let nodes = deployment.cluster().nodes().iter();
-                nodes.map(|node| deployment.start_part(Part::Node, node).map(|_| ())).collect::<Result<()>>()?;
+                let mut nodes = deployment.cluster().nodes().iter();
+                nodes.try_for_each(|node| deployment.start_part(Part::Node, node).map(|_| ()))?;
                 deployment.wait_until_ready(PATIENCE)
             }
             // It was undone at once.

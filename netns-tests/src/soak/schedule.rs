@@ -7,10 +7,8 @@ use crate::scenario::failover::Event;
 /// Something done to running clusters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blow {
-    /// To one gateway of two.
+    /// To one gateway of two, or to a whole cluster.
     Gateway(Event),
-    /// The node agent of the clients' host, by SIGKILL; what it put into the kernel stays.
-    NodeAgentKilled,
     /// The controller of the clients' cluster, by SIGKILL.
     ControllerKilled,
     /// `tombolo drain gateway` in the clients' cluster.
@@ -27,7 +25,6 @@ impl Blow {
     /// Every one of them, once.
     pub fn all() -> Vec<Self> {
         let others = [
-            Self::NodeAgentKilled,
             Self::ControllerKilled,
             Self::GatewayDrained,
             Self::PeerDrained,
@@ -41,7 +38,6 @@ impl Blow {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Gateway(event) => event.name(),
-            Self::NodeAgentKilled => "node agent SIGKILL, clients' side",
             Self::ControllerKilled => "controller SIGKILL, clients' side",
             Self::GatewayDrained => "gateway drained",
             Self::PeerDrained => "peer drained",
