@@ -403,3 +403,59 @@ fn garbage_on_the_controllers_port_and_on_the_health_port_changes_nothing() {
         neighbours.takes_changes("more")
     });
 }
+
+/// Answers of UDP look like anything else: only who tracks the flow knows that it was asked for.
+#[test]
+fn a_datagram_from_an_endpoints_port_reaches_those_who_asked_it_and_nobody_else() {
+    const TALK: u16 = 9001;
+    const PRIVATE: u16 = 5001;
+    world_test(|world| {
+        let neighbours = Neighbours::joined(world)?;
+        let worker = neighbours.amber.cluster().worker()?;
+        let bystander = worker.pod("bystander")?;
+        let talk = Service { ports: Vec::new(), ..Service::http("shop", "talk") }.with_port("talk", "UDP", TALK, TALK);
+        neighbours.birch.apply("talk.yaml", &talk.manifest(&[&neighbours.server]))?;
+        let own = neighbours.server.addresses().both();
+        let bind = |host: &Host, address: IpAddr, port: u16| -> Result<UdpSocket> {
+            let socket = host.run(|| UdpSocket::bind((address, port)))??;
+            socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+            Ok(socket)
+        };
+        let families = own.iter().zip(neighbours.client.addresses().both()).zip(bystander.addresses().both());
+        for ((endpoint, client), bystander_address) in families {
+            let hostile = bind(&neighbours.server, *endpoint, TALK)?;
+            let asker = bind(&neighbours.client, client, 0)?;
+            let mut buffer = [0; 64];
+            neighbours.amber.eventually(PATIENCE, &format!("{endpoint} is asked and answers"), || {
+                asker.send_to(b"question", (*endpoint, TALK))?;
+                let (_, from) = hostile.recv_from(&mut buffer)?;
+                hostile.send_to(b"answer", from)?;
+                asker.recv_from(&mut buffer)?;
+                Ok(())
+            })?;
+
+            // The same pod by a port that asked nobody, and a pod that asked nobody.
+            let silent = bind(&neighbours.client, client, PRIVATE)?;
+            let never = bind(&bystander, bystander_address, PRIVATE)?;
+            let refused = || neighbours.amber.metric(worker, Part::Node, "tombolo_refusals_total", &["Unexported"]);
+            let before = refused()?;
+            for target in [client, bystander_address] {
+                hostile.send_to(b"gotcha", (target, PRIVATE))?;
+            }
+            neighbours.amber.eventually(PATIENCE, "both are refused by name", || {
+                let more = refused()? - before;
+                ensure!(more >= 2.0, "{more} were refused");
+                Ok(())
+            })?;
+            for socket in [&silent, &never] {
+                let heard = socket.recv_from(&mut buffer);
+                ensure!(heard.is_err(), "a datagram that nobody asked for arrived: {heard:?}");
+            }
+            asker.send_to(b"question", (*endpoint, TALK))?;
+            let (_, from) = hostile.recv_from(&mut buffer)?;
+            hostile.send_to(b"answer", from)?;
+            asker.recv_from(&mut buffer).context("who asked is not answered any more")?;
+        }
+        neighbours.goes_on("web")
+    });
+}

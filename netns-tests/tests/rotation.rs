@@ -12,15 +12,6 @@ use netns_tests::scenario::two_gateways::TwoGateways;
 use netns_tests::traffic::http;
 use netns_tests::world_test;
 
-/// Runs a command at the cluster's gateway host; errors when it does not end well. What it printed.
-fn types(deployment: &Deployment, command: &str) -> Result<String> {
-    let arguments: Vec<&str> = command.split(' ').collect();
-    let output = deployment.tombolo(deployment.cluster().gateway()?, &arguments)?;
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    ensure!(output.status.success(), "tombolo {command}: {}:\n{text}", output.status);
-    Ok(text)
-}
-
 /// The keys of every lane of every gateway.
 fn keys(deployment: &Deployment) -> Result<BTreeSet<String>> {
     let mut keys = BTreeSet::new();
@@ -65,13 +56,13 @@ fn new_keys_cost_no_packet_and_no_connection_also_when_the_controller_is_killed_
         let mut flows = clusters.flows()?;
         flows.start_measuring()?;
 
-        let said = types(&clusters.amber, "keys rotate --wait")?;
+        let said = clusters.amber.types("keys rotate --wait", 0)?;
         ensure!(said.contains("keys of gateways 0, 1: Steady → Rotating"), "{said}");
         ensure!(said.contains("the old keys are gone"), "{said}");
 
         // The side that sends, and both of its gateways at once, with the controller dying twice.
         let (birch, host) = (&clusters.birch, clusters.birch.cluster().gateway()?);
-        types(birch, "keys rotate")?;
+        birch.types("keys rotate", 0)?;
         for _ in 0..2 {
             birch.process(Part::Controller, host)?.kill()?;
             birch.start_part(Part::Controller, host)?;
@@ -98,7 +89,7 @@ fn a_peer_that_was_away_while_keys_changed_joins_again_by_the_old_ones() {
         let (amber, cedar) = (&clusters.amber, &clusters.cedar);
         let before = keys(amber)?;
         cedar.kill_everything()?;
-        types(amber, "keys rotate")?;
+        amber.types("keys rotate", 0)?;
         amber.eventually(PATIENCE, "cedar alone is waited for", || {
             let waiting = waited_for(amber)?;
             ensure!(waiting == [(0, vec!["cedar".to_owned()])], "waiting for {waiting:?}");
@@ -156,13 +147,13 @@ fn another_identity_costs_no_packet_and_no_connection_also_when_the_controller_i
         let mut flows = clusters.flows()?;
         flows.start_measuring()?;
 
-        let said = types(amber, "identity rotate --wait")?;
+        let said = amber.types("identity rotate --wait", 0)?;
         ensure!(said.contains("identity: Steady → Rotating") && said.contains("the old identity is gone"), "{said}");
         let first = another_identity(amber, &first)?;
 
         // The side that sends, with the controller dying twice.
         let host = birch.cluster().gateway()?;
-        types(birch, "identity rotate")?;
+        birch.types("identity rotate", 0)?;
         for _ in 0..2 {
             birch.process(Part::Controller, host)?.kill()?;
             birch.start_part(Part::Controller, host)?;
@@ -196,7 +187,7 @@ fn a_peer_that_was_away_while_the_identity_changed_joins_again_by_the_old_one_or
         let (amber, cedar) = (&clusters.amber, &clusters.cedar);
         let (first, _) = identity(amber)?;
         cedar.kill_everything()?;
-        types(amber, "identity rotate")?;
+        amber.types("identity rotate", 0)?;
         amber.eventually(PATIENCE, "cedar alone is waited for", || {
             let (_, waiting) = identity(amber)?;
             ensure!(waiting == Some(vec!["cedar".to_owned()]), "waiting for {waiting:?}");
@@ -214,13 +205,13 @@ fn a_peer_that_was_away_while_the_identity_changed_joins_again_by_the_old_one_or
 
         // It is not waited for, and hears of it from birch.
         cedar.kill_everything()?;
-        types(amber, "identity rotate")?;
+        amber.types("identity rotate", 0)?;
         clusters.birch.eventually(PATIENCE, "birch is told", || {
             let (_, waiting) = identity(amber)?;
             ensure!(waiting == Some(vec!["cedar".to_owned()]), "waiting for {waiting:?}");
             Ok(())
         })?;
-        types(amber, "identity retire")?;
+        amber.types("identity retire", 0)?;
         let third = another_identity(amber, &second)?;
         knows_as(&clusters.birch, "amber", &third)?;
         cedar.start_everything()?;

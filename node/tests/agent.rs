@@ -226,7 +226,12 @@ fn what_an_agent_made_outlives_it_and_the_next_one_mends_only_what_is_wrong() {
         let agent = cluster.agent("worker").await;
         // Before a gateway has answered, routes carry the configured packet size: that state does not last.
         let key = RouteKey::carrying("10.2.0.0/16".parse().unwrap());
-        let told = |state: &State| state.routes.get(&key).is_some_and(|route| route.mtu == Some(1370));
+        // Routes are written one after the other, and a look may fall between them.
+        let outward = ["10.2.0.0/16", "fd00:2::/48"].map(|net| RouteKey::carrying(net.parse().unwrap()));
+        let told = |state: &State| {
+            let mtus = outward.iter().map(|key| state.routes.get(key).and_then(|route| route.mtu));
+            mtus.into_iter().all(|mtu| mtu == Some(1370))
+        };
         let complete = |state: &State| told(state) && slots(state) == 2 && source_check("tombolo") == "2";
         let before = cluster.until("routes and slots", complete).await;
         agent.end().await;
