@@ -22,7 +22,7 @@ use gateway_core::{LaneNumber, Refusal, RefusalLog};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::task::{AbortHandle, JoinSet};
 
 use crate::control::Control;
 use crate::engine::Plan;
@@ -37,10 +37,19 @@ const ROOM: usize = 65_536;
 /// What bursts of all lanes need while this task does not run; half a second at a gigabit would be more than kernels allow.
 const BUFFER: usize = 4 << 20;
 
-/// Owned by the gateway's task.
+/// Owned by the gateway's task. Ends when dropped: a start that fails half way must let go of the port, for the next try.
 pub(crate) struct Transit {
     shared: Arc<Shared>,
-    receiver: JoinHandle<()>,
+    /// The one task that takes frames.
+    receiver: JoinSet<()>,
+}
+
+impl Drop for Transit {
+    fn drop(&mut self) {
+        self.receiver.abort_all();
+        // Each way's task holds what is shared, so nobody else ends them.
+        locked(&self.shared.ways).clear();
+    }
 }
 
 /// What the tasks and the operator's questions use together.
@@ -93,7 +102,8 @@ impl Transit {
             refusals: Mutex::default(),
             counters: Counters::default(),
         });
-        let receiver = tokio::spawn(Arc::clone(&shared).receive(control.direct()));
+        let mut receiver = JoinSet::new();
+        receiver.spawn(Arc::clone(&shared).receive(control.direct()));
         Ok(Self { shared, receiver })
     }
 
@@ -125,11 +135,9 @@ impl Transit {
         with_ways
     }
 
-    pub(crate) async fn stop(self) {
-        self.receiver.abort();
-        locked(&self.shared.ways).clear();
+    pub(crate) async fn stop(mut self) {
         // Its address goes away with the device; it must not hold the port then.
-        let _ = self.receiver.await;
+        self.receiver.shutdown().await;
     }
 }
 

@@ -36,8 +36,9 @@
 //! # Where to read on
 //!
 //! [`packet`] is the only place that looks into foreign IP bytes, [`datagram`] into foreign WireGuard headers, [`probe`]
-//! into probes; [`translation`] is the only one that changes packets. [`roster`] makes the topology of the cluster's objects, [`export_index`] what peers may connect to.
-//! [`transit`] carries datagrams past a third cluster where two cannot reach each other. [`refusal`] lists every reason to drop something. [`path`] is the life of one link as a state machine.
+//! into probes; [`translation`] is the only one that changes packets. [`transit`] carries datagrams past a third cluster
+//! where two cannot reach each other. [`roster`] makes the topology of the cluster's objects, [`export_index`] what peers
+//! may connect to. [`refusal`] lists every reason to drop something. [`path`] is the life of one link as a state machine.
 #![no_std]
 #![forbid(unsafe_code)]
 

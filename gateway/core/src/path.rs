@@ -125,7 +125,7 @@ pub struct PathStatus {
     /// When this state began.
     pub since: Instant,
     pub endpoint: Option<SocketAddr>,
-    /// Smoothed (RFC 6298, 2.3), and of the latest answer.
+    /// An average over many answers, and of the latest one.
     pub round_trip: Option<Duration>,
     pub last_round_trip: Option<Duration>,
     /// Lost probes of the last 64, in thousandths.
