@@ -3,20 +3,14 @@
 //! The order goes to this host's controller, which makes it and tells the peers; they go over to it by themselves.
 
 use std::path::Path;
-use std::time::Duration;
 
 use api::report::{ControllerReport, IdentityRotationReport, OrderReport};
 use serde::Serialize;
-use tokio::time::Instant;
 
 use crate::arguments::IdentityArguments;
-use crate::ask::{Ordered, Part, ask_as, explain_silence, order};
+use crate::ask::{Part, ask_as};
 use crate::output::{Format, Outcome, seconds};
-
-/// How long `--wait` waits: peers that are up need a few seconds.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// How often it looks.
-const LOOK: Duration = Duration::from_millis(200);
+use crate::rotation;
 
 /// The whole answer, as `-o json` prints it.
 #[derive(Debug, Serialize)]
@@ -38,46 +32,32 @@ struct Left {
 /// Begins to replace the identity, or takes the old one away at once with `retire`.
 pub async fn run(run_dir: &Path, arguments: &IdentityArguments, retire: bool) -> anyhow::Result<Outcome> {
     let before: Option<ControllerReport> = ask_as(run_dir, Part::Controller, "status").await;
-    let report: OrderReport = match order(run_dir, Part::Controller, &format!("identity?retire={retire}")).await {
-        Ordered::Done(report) => serde_json::from_value(report)?,
-        Ordered::Refused(reason) => {
-            eprintln!("refused: {reason}");
-            return Ok(Outcome::Refused);
-        }
-        Ordered::Unanswered(silence) => return Ok(explain_silence(run_dir, Part::Controller, &silence)),
-    };
     let text = arguments.shown.format == Format::Text;
-    if text {
-        match report.changed {
-            true => println!("{}: {} → {}", report.subject, report.before, report.after),
-            false => println!("{}: {} already", report.subject, report.after),
-        }
-    }
-    let old = before.filter(|_| report.changed).map(|report| report.fingerprint).unwrap_or_default();
-    let waited = match arguments.wait {
-        true => Some(wait(run_dir, &old).await),
-        false => None,
+    let order = match rotation::give(run_dir, &format!("identity?retire={retire}"), text).await? {
+        Ok(order) => order,
+        Err(outcome) => return Ok(outcome),
     };
-    let outcome = match &waited {
-        None => Outcome::Good,
-        Some(Some(left)) if left.is_over(&old) => Outcome::Good,
-        Some(Some(_)) => Outcome::FoundBad,
-        Some(None) => Outcome::CouldNotFindOut,
+    let old = before.filter(|_| order.changed).map(|report| report.fingerprint).unwrap_or_default();
+    let (left, outcome) = if arguments.wait {
+        let left = wait(run_dir, &old).await;
+        let outcome = match &left {
+            Some(left) if left.is_over(&old) => Outcome::Good,
+            Some(_) => Outcome::FoundBad,
+            None => Outcome::CouldNotFindOut,
+        };
+        (left, outcome)
+    } else {
+        (None, Outcome::Good)
     };
-    let within = PATIENCE.as_secs();
-    if matches!(waited, Some(None)) {
-        eprintln!("the controller did not say within {within} s whether the old identity is gone");
-        eprintln!("  it goes on; run: tombolo status");
-    }
-    let left = waited.flatten();
     if !text {
-        println!("{}", serde_json::to_string_pretty(&Answer { order: report, left })?);
+        println!("{}", serde_json::to_string_pretty(&Answer { order, left })?);
         return Ok(outcome);
     }
     match left {
         Some(left) if left.is_over(&old) => println!("the old identity is gone; this cluster is {}", left.fingerprint),
         Some(left) => {
-            let rotation = left.rotation.as_ref().map_or_else(|| "it is not signed yet".to_owned(), describe);
+            let (within, rotation) = (rotation::PATIENCE.as_secs(), left.rotation.as_ref());
+            let rotation = rotation.map_or_else(|| "it is not signed yet".to_owned(), describe);
             eprintln!("not within {within} s: {rotation}\n  it goes on; run: tombolo status");
         }
         None => {}
@@ -95,20 +75,9 @@ impl Left {
 
 /// Waits until `old` and every rotation are gone. What was seen last; `None` where the controller never said.
 async fn wait(run_dir: &Path, old: &str) -> Option<Left> {
-    let deadline = Instant::now() + PATIENCE;
-    let mut left = None;
-    while Instant::now() < deadline {
-        tokio::time::sleep(LOOK).await;
-        let report: Option<ControllerReport> = ask_as(run_dir, Part::Controller, "status").await;
-        let Some(report) = report else { continue };
-        let seen = Left { fingerprint: report.fingerprint, rotation: report.identity_rotation };
-        let is_over = seen.is_over(old);
-        left = Some(seen);
-        if is_over {
-            break;
-        }
-    }
-    left
+    let read =
+        |report: ControllerReport| Some(Left { fingerprint: report.fingerprint, rotation: report.identity_rotation });
+    rotation::wait(run_dir, "the old identity", read, |left| left.is_over(old)).await
 }
 
 /// Who holds a rotation up, in words.

@@ -10,16 +10,12 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::arguments::KeysArguments;
-use crate::ask::{Ordered, Part, ask_as, explain_silence, order};
 use crate::output::{Format, Outcome, seconds};
+use crate::rotation;
 
-/// How long `--wait` waits: gateways that reach each other need a few seconds.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// How long the controller may take until its status shows an order: its picture is drawn twice a second, and a rotation
 /// itself takes a second at least.
 const SHOWS_WITHIN: Duration = Duration::from_secs(5);
-/// How often it looks.
-const LOOK: Duration = Duration::from_millis(200);
 
 /// The whole answer, as `-o json` prints it.
 #[derive(Debug, Serialize)]
@@ -33,46 +29,32 @@ struct Answer {
 /// Begins to replace the keys, or takes the old ones away at once with `retire`.
 pub async fn run(run_dir: &Path, keys: &KeysArguments, retire: bool) -> anyhow::Result<Outcome> {
     let slot = keys.gateway.map(|slot| format!("slot={slot}&")).unwrap_or_default();
-    let report: OrderReport = match order(run_dir, Part::Controller, &format!("keys?{slot}retire={retire}")).await {
-        Ordered::Done(report) => serde_json::from_value(report)?,
-        Ordered::Refused(reason) => {
-            eprintln!("refused: {reason}");
-            return Ok(Outcome::Refused);
-        }
-        Ordered::Unanswered(silence) => return Ok(explain_silence(run_dir, Part::Controller, &silence)),
-    };
     let text = keys.shown.format == Format::Text;
-    if text {
-        match report.changed {
-            true => println!("{}: {} → {}", report.subject, report.before, report.after),
-            false => println!("{}: {} already", report.subject, report.after),
-        }
-    }
-    let waited = match keys.wait {
-        true => Some(wait(run_dir, keys.gateway, report.changed && !retire).await),
-        false => None,
+    let order = match rotation::give(run_dir, &format!("keys?{slot}retire={retire}"), text).await? {
+        Ok(order) => order,
+        Err(outcome) => return Ok(outcome),
     };
-    let outcome = match &waited {
-        None => Outcome::Good,
-        Some(Some(left)) if left.is_empty() => Outcome::Good,
-        Some(Some(_)) => Outcome::FoundBad,
-        Some(None) => Outcome::CouldNotFindOut,
-    };
-    let within = PATIENCE.as_secs();
-    if waited == Some(None) {
-        eprintln!("the controller did not say within {within} s whether the old keys are gone");
-        eprintln!("  it goes on; run: tombolo status");
-    }
-    let left = waited.flatten();
-    if text {
-        for rotation in left.iter().flatten() {
-            eprintln!("not within {within} s: {}\n  it goes on; run: tombolo status", describe(rotation));
-        }
-        if left.as_ref().is_some_and(Vec::is_empty) {
-            println!("the old keys are gone");
-        }
+    let (left, outcome) = if keys.wait {
+        let left = wait(run_dir, keys.gateway, order.changed && !retire).await;
+        let outcome = match left.as_deref() {
+            Some([]) => Outcome::Good,
+            Some(_) => Outcome::FoundBad,
+            None => Outcome::CouldNotFindOut,
+        };
+        (left, outcome)
     } else {
-        println!("{}", serde_json::to_string_pretty(&Answer { order: report, left })?);
+        (None, Outcome::Good)
+    };
+    if !text {
+        println!("{}", serde_json::to_string_pretty(&Answer { order, left })?);
+        return Ok(outcome);
+    }
+    for rotation in left.iter().flatten() {
+        let within = rotation::PATIENCE.as_secs();
+        eprintln!("not within {within} s: {}\n  it goes on; run: tombolo status", describe(rotation));
+    }
+    if left.is_some_and(|left| left.is_empty()) {
+        println!("the old keys are gone");
     }
     Ok(outcome)
 }
@@ -80,24 +62,18 @@ pub async fn run(run_dir: &Path, keys: &KeysArguments, retire: bool) -> anyhow::
 /// Waits until the old keys are gone; where they were just ordered away, after they were seen to rotate. Gives those that
 /// are not gone in time; `None` where the controller never said.
 async fn wait(run_dir: &Path, slot: Option<u16>, begins: bool) -> Option<Vec<RotationReport>> {
-    let (deadline, shows_by) = (Instant::now() + PATIENCE, Instant::now() + SHOWS_WITHIN);
+    let shows_by = Instant::now() + SHOWS_WITHIN;
     let mut began = !begins;
-    let mut left = None;
-    while Instant::now() < deadline {
-        tokio::time::sleep(LOOK).await;
-        let report: Option<ControllerReport> = ask_as(run_dir, Part::Controller, "status").await;
+    let rotating = |report: ControllerReport| {
         // A controller that just began has not read the keys yet.
-        let Some(rotations) = report.and_then(|report| report.rotations) else { continue };
         let of_slot = |rotation: &RotationReport| slot.is_none_or(|slot| slot == rotation.slot);
-        let rotating: Vec<RotationReport> = rotations.into_iter().filter(of_slot).collect();
+        Some(report.rotations?.into_iter().filter(of_slot).collect::<Vec<_>>())
+    };
+    let is_over = |rotating: &Vec<RotationReport>| {
         began |= !rotating.is_empty() || Instant::now() >= shows_by;
-        let is_over = rotating.is_empty() && began;
-        left = Some(rotating);
-        if is_over {
-            break;
-        }
-    }
-    left
+        rotating.is_empty() && began
+    };
+    rotation::wait(run_dir, "every old key", rotating, is_over).await
 }
 
 /// Who holds a rotation up, in words.

@@ -21,6 +21,7 @@ pub mod output;
 pub mod parts;
 pub mod path;
 pub mod peers;
+mod rotation;
 pub mod running;
 pub mod serve;
 pub mod services;
