@@ -1,6 +1,6 @@
 //! Connections that clients try, and what became of each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use gateway_core::packet::Packet;
@@ -15,8 +15,12 @@ use crate::world::{SECOND, World};
 pub(crate) struct Attempt {
     /// Whose endpoint it was given: cluster and address. None: it was refused at once, or there was no such name.
     pub(crate) given: Option<(usize, IpAddr)>,
+    /// It goes to another cluster because a service's name led there.
+    is_led: bool,
     /// The endpoint answered, and the client heard it.
     pub(crate) answered: bool,
+    /// The gateways its packets passed: cluster and slot.
+    pub(crate) by: BTreeSet<(usize, u16)>,
     /// Where it was lost, as far as somebody saw it.
     pub(crate) lost: Option<String>,
 }
@@ -24,7 +28,7 @@ pub(crate) struct Attempt {
 /// What a world was busy with, so that nobody takes an empty one for a good one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Connections that were given an endpoint of another cluster, and those of them that were answered.
+    /// Connections that were given an endpoint of another cluster by name, and those of them that were answered.
     pub remote: u64,
     pub answered: u64,
     /// Connections for which there was nobody.
@@ -45,6 +49,12 @@ impl std::ops::Add for Tally {
     }
 }
 
+impl Attempt {
+    fn new(given: Option<(usize, IpAddr)>, is_led: bool) -> Self {
+        Self { given, is_led, answered: false, by: BTreeSet::new(), lost: None }
+    }
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Attempts {
     pub(crate) tally: Tally,
@@ -59,15 +69,26 @@ impl Attempts {
 
     /// Where a packet of an attempt was lost.
     pub(crate) fn note(&mut self, packet: &Packet, bytes: &[u8], why: impl FnOnce() -> String) {
-        let Some((segment, _)) = Segment::read(packet, bytes) else { return };
-        let number = if segment.has(ACK) { segment.acknowledged } else { segment.sequence };
-        if site::pod_of(packet.flow.destination).is_some()
-            && let Some(attempt) = self.known.get_mut(&number)
+        if let Some(attempt) = self.of_packet(packet, bytes)
             && attempt.lost.is_none()
         {
-            self.tally.refused += 1;
             attempt.lost = Some(why());
+            self.tally.refused += 1;
         }
+    }
+
+    /// A packet of an attempt goes by a gateway.
+    pub(crate) fn passes(&mut self, packet: &Packet, bytes: &[u8], cluster: usize, slot: u16) {
+        if let Some(attempt) = self.of_packet(packet, bytes) {
+            attempt.by.insert((cluster, slot));
+        }
+    }
+
+    fn of_packet(&mut self, packet: &Packet, bytes: &[u8]) -> Option<&mut Attempt> {
+        let (segment, _) = Segment::read(packet, bytes)?;
+        let number = if segment.has(ACK) { segment.acknowledged } else { segment.sequence };
+        site::pod_of(packet.flow.destination)?;
+        self.known.get_mut(&number)
     }
 
     /// Old ones are never asked for again.
@@ -109,17 +130,22 @@ impl World {
         });
         let Some(backend) = backend else {
             self.attempts.tally.unserved += 1;
-            return self.attempts.add(Attempt { given: None, answered: false, lost: None });
+            return self.attempts.add(Attempt::new(None, false));
         };
         self.judge_choice(place, host, service, backend.address);
-        self.connect_to(place, host, backend.address)
+        self.open(place, host, backend.address, true)
     }
 
     /// Opens a connection to an endpoint's own address.
     pub(crate) fn connect_to(&mut self, place: usize, host: usize, endpoint: IpAddr) -> u32 {
+        self.open(place, host, endpoint, false)
+    }
+
+    fn open(&mut self, place: usize, host: usize, endpoint: IpAddr, by_name: bool) -> u32 {
         let given = site::pod_of(endpoint).map(|(cluster, _)| (cluster, endpoint));
-        self.attempts.tally.remote += u64::from(given.is_some_and(|(of, _)| of != place));
-        let number = self.attempts.add(Attempt { given, answered: false, lost: None });
+        let is_led = by_name && given.is_some_and(|(of, _)| of != place);
+        self.attempts.tally.remote += u64::from(is_led);
+        let number = self.attempts.add(Attempt::new(given, is_led));
         let from = SocketAddr::new(site::client(place, host), 20_000 + (number % 40_000) as u16);
         let to = SocketAddr::new(endpoint, ENDPOINT_PORT);
         let segment = Segment { flags: SYN, sequence: number, acknowledged: 0 };
@@ -132,7 +158,7 @@ impl World {
         if segment.has(ACK) {
             if let Some(attempt) = self.attempts.known.get_mut(&segment.acknowledged) {
                 attempt.answered = true;
-                self.attempts.tally.answered += u64::from(attempt.given.is_some_and(|(of, _)| of != place));
+                self.attempts.tally.answered += u64::from(attempt.is_led);
             }
             return;
         }
@@ -160,6 +186,13 @@ impl World {
                 self.violations.push(format!("{name} gives {service} to {lost}, which is lost since {seconds:.1} s"));
             }
         }
+        if other != place
+            && self.clusters[place].hosts[host].agent.is_some()
+            && let Some(seconds) = self.truth.unused_for(place, other, self.now)
+        {
+            let (name, of) = (site::host_name(place, host), NAMES[other]);
+            self.violations.push(format!("{name} gives {service} to {of}, {seconds:.1} s after that was forbidden"));
+        }
         if !self.truth.may_be_given(place, other, service) {
             let (name, of) = (site::host_name(place, host), NAMES[other]);
             self.violations.push(format!("{name} gives {service} to {of}, whose namespace was never accepted"));
@@ -168,6 +201,14 @@ impl World {
 
     /// A new connection from another cluster reached a pod: it must be exported, or have been a moment ago.
     fn judge_arrival(&mut self, place: usize, from: IpAddr, to: IpAddr) {
+        let other = site::pod_of(from).map(|(of, _)| of);
+        if let Some(seconds) = other.and_then(|of| self.truth.blocked_for(place, of, self.now)) {
+            let message = format!(
+                "{to} in {} got a connection from {from}, {seconds:.1} s after its cluster was to be cut off",
+                NAMES[place]
+            );
+            self.violations.push(message);
+        }
         if let Some(seconds) = self.truth.closed_for(place, to, self.now) {
             let message = format!(
                 "{to} in {} got a connection from {from}, {seconds:.1} s after it was to be closed",

@@ -1,12 +1,13 @@
 //! [`Cluster`]: one cluster with all its parts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 use api::time::{Instant, WallTime};
 
 use crate::controller::{Controller, Now, StreamKey};
 use crate::gateway::Gateway;
+use crate::happening::Order;
 use crate::host::Host;
 use crate::names::Names;
 use crate::objects::Objects;
@@ -38,6 +39,8 @@ pub(crate) struct Cluster {
     pub(crate) calls: BTreeMap<(u16, String), (u64, u64)>,
     /// How much of the log of objects the oracle has judged.
     pub(crate) judged: usize,
+    /// What its operator ordered and the controller has not done yet; `true` takes it back.
+    pub(crate) orders: VecDeque<(Order, bool)>,
 }
 
 impl Cluster {
@@ -60,6 +63,7 @@ impl Cluster {
             next_port: 1024,
             calls: BTreeMap::new(),
             judged: 0,
+            orders: VecDeque::new(),
         }
     }
 

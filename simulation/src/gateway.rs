@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use api::keys::control_address;
 use api::local_cluster::PodReachability;
-use api::names::LOCAL_CLUSTER;
+use api::names::{self, LOCAL_CLUSTER};
 use api::time::Instant;
-use api::{ClusterPeer, LocalCluster, ServiceExport};
+use api::{ClusterPeer, LocalCluster, ServiceExport, TunnelGateway};
 use gateway_core::export_index::{ExportIndex, key_of};
 use gateway_core::roster::{Roster, own_control_prefix};
 use gateway_core::{
-    Arena, ExportChange, Inbound, LaneNumber, Opened, Outbound, Outgoing, PathState, Paths, Received, Reconfigured,
-    RouteTable, Sealed, Verdict,
+    Arena, ExportChange, Inbound, LaneNumber, Link, Opened, Outbound, Outgoing, PathState, Paths, Received,
+    Reconfigured, RouteTable, Sealed, Verdict,
 };
 
 use crate::follower::Follower;
@@ -45,6 +45,8 @@ pub(crate) struct Gateway {
     local: Option<LocalCluster>,
     peers: BTreeMap<String, ClusterPeer>,
     exports: ExportIndex,
+    /// An operator ordered that others take its traffic.
+    is_drained: bool,
     pub(crate) core: Option<Core>,
     incarnation: u64,
 }
@@ -77,6 +79,7 @@ impl Gateway {
             local: None,
             peers: BTreeMap::new(),
             exports: ExportIndex::default(),
+            is_drained: false,
             core: None,
             incarnation: 0,
         }
@@ -93,6 +96,7 @@ impl Gateway {
         self.core = None;
         self.local = None;
         self.peers.clear();
+        self.is_drained = false;
         self.exports = ExportIndex::default();
         self.follower.is_connected = false;
         self.wakes_at = u64::MAX;
@@ -111,6 +115,7 @@ impl Gateway {
     pub(crate) fn take_all(&mut self, all: &[Object], now: Instant) {
         self.local = all.iter().filter_map(LocalCluster::of).next().cloned();
         self.peers = all.iter().filter_map(ClusterPeer::of).map(|peer| (name(peer), peer.clone())).collect();
+        self.is_drained = all.iter().filter_map(TunnelGateway::of).any(|known| self.is_it(known) && known.is_drained());
         let exports: Vec<ServiceExport> = all.iter().filter_map(Held::of).cloned().collect();
         let slices: Vec<_> = all.iter().filter_map(Held::of).cloned().collect();
         let mut changes = self.exports.reset_exports(&exports);
@@ -137,9 +142,17 @@ impl Gateway {
                 self.peers.remove(&name(peer));
                 return self.configure(now);
             }
+            Change::Applied(Object::TunnelGateway(known)) if self.is_it(known) => {
+                self.is_drained = known.is_drained();
+                return self.configure(now);
+            }
             _ => return,
         };
         self.admit(changes);
+    }
+
+    fn is_it(&self, known: &TunnelGateway) -> bool {
+        known.metadata.name.as_deref() == Some(&names::slot_gateway(self.slot))
     }
 
     /// Lets every connection in: what the oracle must see.
@@ -177,6 +190,9 @@ impl Gateway {
             }
         }
         self.admit(vec![ExportChange::SetOpen(open)]);
+        if let Some(core) = self.core.as_mut().filter(|core| core.paths.is_draining() != self.is_drained) {
+            core.paths.set_draining(self.is_drained, now);
+        }
     }
 }
 
@@ -292,9 +308,9 @@ impl Core {
         found
     }
 
-    /// Whether every path to every peer is up.
-    pub(crate) fn is_whole(&self, now: Instant) -> bool {
-        self.paths.statuses(now).all(|(_, status)| status.state == PathState::Up)
+    /// The paths that are not up.
+    pub(crate) fn broken(&self, now: Instant) -> impl Iterator<Item = &Link> {
+        self.paths.statuses(now).filter(|(_, status)| status.state != PathState::Up).map(|(link, _)| link)
     }
 }
 

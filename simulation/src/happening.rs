@@ -17,6 +17,21 @@ pub enum Part {
     Dns,
 }
 
+/// What an operator orders by command; it holds until it is taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// `peers drain`: this cluster gives a peer no new connections.
+    DrainPeer(usize),
+    /// `peers block`: it is cut off.
+    BlockPeer(usize),
+    /// `drain`: no member gives this cluster new connections.
+    DrainCluster,
+    /// `drain gateway`: by slot.
+    DrainGateway(u16),
+    /// `drain node`: by host.
+    DrainNode(usize),
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Happening {
     /// Nothing gets from one cluster to another.
@@ -85,11 +100,17 @@ pub enum Happening {
         service: Name,
         order: Vec<usize>,
     },
-    /// The operator of `cluster` stops, or starts again, using `peer`.
+    /// The manifest of `cluster` says that `peer` is used no more, or again.
     Drain {
         cluster: usize,
         peer: usize,
         drained: bool,
+    },
+    /// The operator of `cluster` orders something, or takes it back; again and again until the controller has done it.
+    Order {
+        cluster: usize,
+        order: Order,
+        undo: bool,
     },
     /// Whether `cluster` takes the namespace `vault` from `peer`.
     Accept {
@@ -154,8 +175,22 @@ impl fmt::Display for Happening {
                 let order: Vec<&str> = order.iter().map(|place| NAMES[*place]).collect();
                 write!(f, "{} sends {service} to {}", NAMES[*cluster], order.join(", else "))
             }
-            Self::Drain { cluster, peer, drained: true } => write!(f, "{} drains {}", NAMES[*cluster], NAMES[*peer]),
-            Self::Drain { cluster, peer, .. } => write!(f, "{} uses {} again", NAMES[*cluster], NAMES[*peer]),
+            Self::Drain { cluster, peer, drained } => {
+                let state = if *drained { "Drained" } else { "Active" };
+                write!(f, "{}'s manifest says {state} of {}", NAMES[*cluster], NAMES[*peer])
+            }
+            Self::Order { cluster, order, undo } => {
+                let undo = if *undo { " --undo" } else { "" };
+                match order {
+                    Order::DrainPeer(peer) => write!(f, "{}: peers drain {}{undo}", NAMES[*cluster], NAMES[*peer]),
+                    Order::BlockPeer(peer) => write!(f, "{}: peers block {}{undo}", NAMES[*cluster], NAMES[*peer]),
+                    Order::DrainCluster => write!(f, "{}: drain{undo}", NAMES[*cluster]),
+                    Order::DrainGateway(slot) => write!(f, "{}: drain gateway {slot}{undo}", NAMES[*cluster]),
+                    Order::DrainNode(host) => {
+                        write!(f, "{}: drain node {}{undo}", NAMES[*cluster], site::host_name(*cluster, *host))
+                    }
+                }
+            }
             Self::Accept { cluster, peer, vault } => {
                 let whether = if *vault { "accepts" } else { "refuses" };
                 write!(f, "{} {whether} the namespace vault of {}", NAMES[*cluster], NAMES[*peer])

@@ -15,9 +15,10 @@
 //! | `stream`, `segment`, `relay` | control connections, as TCP segments through the tunnels |
 //! | `probing` | agents ask gateways for health |
 //! | `kernel`, `walk` | what kernels do with packets; the way of each packet |
+//! | `operator` | introduces clusters, gives orders |
 //! | `parts`, `feed` | parts start, are killed, and see what is in the store |
-//! | `network`, `trouble` | how datagrams fare; what a happening does |
-//! | `truth`, `oracle`, `attempt` | what must be, and whether it is |
+//! | `network`, `underlay`, `trouble` | how datagrams fare; what a happening does |
+//! | `truth`, `standing`, `oracle`, `attempt` | what must be, by whose word, and whether it is |
 //!
 //! What is not here: cryptography, sockets, TLS and HTTP/2, the real kernel. Those are in the tests of the crates that
 //! touch them, and in `netns-tests`.
@@ -36,6 +37,7 @@ mod names;
 mod network;
 mod object;
 mod objects;
+mod operator;
 mod oracle;
 mod parts;
 mod probing;
@@ -43,10 +45,12 @@ mod relay;
 pub mod schedule;
 mod segment;
 mod site;
+mod standing;
 pub mod story;
 mod stream;
 mod trouble;
 mod truth;
+mod underlay;
 mod walk;
 mod world;
 
@@ -61,7 +65,7 @@ mod random;
 
 pub use attempt::Tally;
 pub use follower::Disk;
-pub use happening::{Happening, Part};
+pub use happening::{Happening, Order, Part};
 pub use network::Weather;
 pub use schedule::{Sabotage, Schedule};
 pub use site::Name;

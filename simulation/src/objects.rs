@@ -31,8 +31,8 @@ impl Objects {
         self.keep(object.into(), true, wall);
     }
 
-    /// What a part says of itself in an object's status: a new version, and no new generation.
-    pub(crate) fn put_status(&mut self, object: impl Into<Object>, wall: WallTime) {
+    /// What changes nothing that is wished, a status or an annotation: a new version, and no new generation.
+    pub(crate) fn put_beside(&mut self, object: impl Into<Object>, wall: WallTime) {
         self.keep(object.into(), false, wall);
     }
 

@@ -134,11 +134,24 @@ impl World {
     }
 
     fn judge_paths(&self) -> Vec<String> {
-        let whole = |cluster: &crate::cluster::Cluster| {
+        let mut wrong = Vec::new();
+        for cluster in &self.clusters {
             let now = cluster.now(self.now).instant;
-            cluster.gateways.iter().all(|gateway| gateway.core.as_ref().is_some_and(|core| core.is_whole(now)))
-        };
-        if self.clusters.iter().all(whole) { Vec::new() } else { vec!["not every path is up".to_owned()] }
+            for gateway in &cluster.gateways {
+                let Some(core) = &gateway.core else {
+                    wrong.push(format!("{} gateway {} forwards nothing", NAMES[cluster.place], gateway.slot));
+                    continue;
+                };
+                // Who blocked us answers nothing.
+                let may = |of: &str| site::place_of(of).is_some_and(|of| !self.truth.is_stale(cluster.place, of));
+                let broken = core.broken(now).filter(|link| may(link.cluster.as_str()));
+                wrong.extend(broken.map(|link| {
+                    let (of, slot) = (NAMES[cluster.place], gateway.slot);
+                    format!("{of} gateway {slot} has no path to {} {}", link.cluster, link.slot)
+                }));
+            }
+        }
+        wrong
     }
 
     /// What a cluster has imported is what all say.
@@ -146,11 +159,19 @@ impl World {
         let objects = &self.clusters[place].objects;
         let exporters = self.truth.exporters(place, service);
         let import = objects.get::<ServiceImport>(service.namespace(), service.name());
+        let knows = |of: &usize| !self.truth.is_stale(place, *of);
+        let knows_all = (0..self.clusters.len()).all(|of| knows(&of));
         let seen = import.map(|import| {
             let clusters = import.status.iter().flat_map(|status| &status.clusters);
-            clusters.filter_map(|exporter| site::place_of(&exporter.cluster)).collect::<BTreeSet<usize>>()
+            let clusters = clusters.filter_map(|exporter| site::place_of(&exporter.cluster)).filter(knows);
+            clusters.collect::<BTreeSet<usize>>()
         });
-        let expected = (!exporters.is_empty()).then(|| exporters.keys().copied().collect::<BTreeSet<usize>>());
+        let known: BTreeSet<usize> = exporters.keys().copied().filter(knows).collect();
+        // Who blocked us may be known to export it still, or not yet: then an import of nobody else is as good as none.
+        let expected = match &seen {
+            Some(seen) if seen.is_empty() && !knows_all => Some(known),
+            _ => (!known.is_empty()).then_some(known),
+        };
         if seen != expected {
             wrong.push(format!(
                 "{service} in {} is of {}, and should be of {}",
@@ -177,8 +198,10 @@ impl World {
                 imported.entry(of).or_default().extend(addresses.map(|address: IpAddr| (address, ready)));
             }
         }
+        imported.retain(|of, _| knows(of));
         let expected: Imported = exporters
             .keys()
+            .filter(|of| knows(of))
             .map(|of| (*of, self.truth.endpoints(*of, service)))
             .filter(|(_, endpoints)| !endpoints.is_empty())
             .collect();
@@ -200,7 +223,7 @@ impl World {
             None => Answer::Denied,
             Some(_) if service.is_headless() => {
                 let used = self.truth.exporters(place, service).into_keys();
-                let used = used.filter(|of| *of == place || !self.truth.is_drained(place, *of));
+                let used = used.filter(|of| self.truth.is_used(place, *of));
                 let ready = used.flat_map(|of| self.truth.endpoints(of, service));
                 let ready: BTreeSet<IpAddr> = ready.filter(|(_, ready)| *ready).map(|(address, _)| address).collect();
                 // KEP-1645's DNS specification: a headless service without ready endpoints has no name.
@@ -232,6 +255,27 @@ impl World {
         }
     }
 
+    /// Endpoints that nobody in a cluster may reach, and why.
+    fn out_of_reach(&self, place: usize) -> Vec<(IpAddr, String)> {
+        let mut found = Vec::new();
+        for of in (0..self.clusters.len()).filter(|of| *of != place) {
+            for service in Name::ALL {
+                let endpoint = site::endpoint(of, 0, service, 0);
+                let live = self.truth.endpoints(of, service);
+                let is_exported = self.truth.exporters(of, service).contains_key(&of);
+                if self.truth.standing.is_apart(place, of) {
+                    let why = format!("of {}, and one has blocked the other", NAMES[of]);
+                    found.extend(live.into_keys().next().filter(|_| is_exported).map(|endpoint| (endpoint, why)));
+                } else if !(is_exported && live.contains_key(&endpoint))
+                    && self.truth.closed_for(of, endpoint, self.now).is_some()
+                {
+                    found.push((endpoint, "not exported".to_owned()));
+                }
+            }
+        }
+        found
+    }
+
     /// Every client reaches every service, at a cluster that is to serve it; and nobody reaches what is not exported.
     fn judge_connections(&mut self, wrong: &mut Vec<String>) {
         let mut tried: Vec<(u32, String, BTreeSet<usize>)> = Vec::new();
@@ -246,20 +290,25 @@ impl World {
                         tried.push((number, format!("{name} to {service}"), serving.clone()));
                     }
                 }
-                let other = (place + 1) % self.clusters.len();
-                for service in Name::ALL {
-                    let endpoint = site::endpoint(other, 0, service, 0);
-                    let exported = self.truth.exporters(other, service).contains_key(&other)
-                        && self.truth.endpoints(other, service).contains_key(&endpoint);
-                    if !exported && self.truth.closed_for(other, endpoint, self.now).is_some() {
-                        closed.push((self.connect_to(place, host, endpoint), format!("{name} to {endpoint}")));
-                    }
+                for (endpoint, why) in self.out_of_reach(place) {
+                    closed.push((
+                        self.connect_to(place, host, endpoint),
+                        format!("{name} to {endpoint}, which is {why}"),
+                    ));
                 }
             }
         }
         self.run_until(self.now + ANSWER_WITHIN);
         for (number, who, serving) in tried {
             let Some(attempt) = self.attempts.get(number) else { continue };
+            let out = attempt.by.iter().find(|(of, slot)| {
+                let others = 0..self.clusters[*of].gateways.len() as u16;
+                let is_out = |slot: u16| self.truth.standing.is_gateway_out(*of, slot);
+                is_out(*slot) && !others.into_iter().all(is_out)
+            });
+            if let Some((of, slot)) = out {
+                wrong.push(format!("{who}: goes by gateway {slot} of {}, which is drained", NAMES[*of]));
+            }
             match attempt.given {
                 None if serving.is_empty() => {}
                 None => wrong.push(format!("{who}: nobody answers, and {} should", list(&Some(serving)))),
@@ -275,7 +324,7 @@ impl World {
         }
         for (number, who) in closed {
             if self.attempts.get(number).is_some_and(|attempt| attempt.answered) {
-                wrong.push(format!("{who}: is answered, and is not exported"));
+                wrong.push(format!("{who}, is answered"));
             }
         }
     }

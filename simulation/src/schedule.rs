@@ -1,7 +1,7 @@
 //! [`Schedule`]: what happens in a world, and when; made up from a seed.
 
 use crate::follower::Disk;
-use crate::happening::{Happening, Part};
+use crate::happening::{Happening, Order, Part};
 use crate::network::Weather;
 use crate::random::Random;
 use crate::site::{self, Name};
@@ -33,6 +33,8 @@ pub enum Sabotage {
     RosyHealth,
     /// Hosts lose the blackholes behind their routes.
     NoBlackholes,
+    /// What operators order is taken, and stands nowhere.
+    LostOrders,
 }
 
 impl Schedule {
@@ -93,13 +95,24 @@ impl Schedule {
         }
     }
 
+    fn order(&self, cluster: usize, peer: usize, random: &mut Random) -> Happening {
+        let order = match random.below(6) {
+            0 => Order::DrainPeer(peer),
+            1 | 2 => Order::BlockPeer(peer),
+            3 => Order::DrainCluster,
+            4 => Order::DrainGateway(random.below(u64::from(self.gateways[cluster])) as u16),
+            _ => Order::DrainNode(random.below(self.hosts(cluster) as u64) as usize),
+        };
+        Happening::Order { cluster, order, undo: random.permille(450) }
+    }
+
     /// One thing that may happen.
     fn one(&self, random: &mut Random) -> Happening {
         let count = self.gateways.len() as u64;
         let cluster = random.below(count) as usize;
         let peer = (cluster + 1 + random.below(count - 1) as usize) % count as usize;
         let service = Name::ALL[random.below(4) as usize];
-        match random.below(25) {
+        match random.below(31) {
             0 | 1 => Happening::Cut { from: cluster, to: peer },
             2 | 3 => Happening::Isolate { cluster },
             4 => Happening::Weather(Weather {
@@ -108,7 +121,8 @@ impl Schedule {
                 delay: 10 + random.below(50),
                 jitter: random.below(60),
             }),
-            5 => Happening::Move { cluster, slot: random.below(u64::from(self.gateways[cluster])) as u16 },
+            // Of two clusters one must stay where it is: who both move while nothing passes have no address left to call.
+            5 => Happening::Move { cluster: 0, slot: random.below(u64::from(self.gateways[0])) as u16 },
             6..=8 => {
                 let disk = [Disk::Kept, Disk::Kept, Disk::Old, Disk::Empty][random.below(4) as usize];
                 Happening::Restart { cluster, part: self.part(cluster, random), disk }
@@ -136,7 +150,8 @@ impl Schedule {
                 order.truncate(random.below(count + 1) as usize);
                 Happening::Policy { cluster, service, order }
             }
-            23 => Happening::Drain { cluster, peer, drained: random.permille(600) },
+            23..=28 => self.order(cluster, peer, random),
+            29 => Happening::Drain { cluster, peer, drained: random.permille(600) },
             _ => Happening::Accept { cluster, peer, vault: random.permille(600) },
         }
     }

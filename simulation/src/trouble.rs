@@ -62,6 +62,10 @@ impl World {
             Happening::Drain { cluster, peer, .. } | Happening::Accept { cluster, peer, .. } => {
                 self.put_peer(*cluster, *peer);
             }
+            Happening::Order { cluster, order, undo } => {
+                self.clusters[*cluster].orders.push_back((*order, *undo));
+                self.give_orders(*cluster);
+            }
             Happening::Calm => self.calm(),
         }
     }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use crate::happening::{Happening, Part};
 use crate::site::{self, Name};
+use crate::standing::Standing;
 use crate::world::SECOND;
 
 /// A service that is exported no more is closed this soon where nothing is in trouble.
@@ -13,6 +14,9 @@ const CLOSES_WITHIN: u64 = SECOND;
 const LINGER: u64 = 5 * SECOND;
 /// A part that starts, or gets its feed again, knows what is now after this.
 const CATCHES_UP: u64 = 2 * SECOND;
+/// The operator's word on a peer is heard by every agent after this; and a block by the gateways (docs/cli.md: 5 s).
+const UNUSED_WITHIN: u64 = SECOND;
+const BLOCKED_WITHIN: u64 = SECOND;
 /// After so long every agent has put routes to every peer into its kernel.
 const KNOWS_PEERS: u64 = 3 * SECOND;
 
@@ -27,12 +31,13 @@ pub(crate) struct Truth {
     /// When an address was to be closed that was open before.
     closing: BTreeMap<IpAddr, u64>,
     policies: BTreeMap<(usize, Name), Vec<usize>>,
-    drained: BTreeSet<(usize, usize)>,
+    pub(crate) standing: Standing,
     vault: BTreeSet<(usize, usize)>,
     vault_ever: BTreeSet<(usize, usize)>,
     cuts: BTreeSet<(usize, usize)>,
     isolated: BTreeSet<usize>,
     unplugged: BTreeSet<(usize, usize)>,
+    stores_away: BTreeSet<usize>,
     running: BTreeSet<(usize, Part)>,
     gateways: BTreeMap<usize, usize>,
     /// Since when no packet can make a round between two clusters.
@@ -51,12 +56,13 @@ impl Truth {
             endpoints: BTreeMap::new(),
             closing: BTreeMap::new(),
             policies: BTreeMap::new(),
-            drained: BTreeSet::new(),
+            standing: Standing::default(),
             vault: BTreeSet::new(),
             vault_ever: BTreeSet::new(),
             cuts: BTreeSet::new(),
             isolated: BTreeSet::new(),
             unplugged: BTreeSet::new(),
+            stores_away: BTreeSet::new(),
             running: BTreeSet::new(),
             gateways: BTreeMap::new(),
             lost: BTreeMap::new(),
@@ -93,7 +99,8 @@ impl Truth {
             Happening::Calm => {
                 self.cuts.clear();
                 self.isolated.clear();
-                for (place, _) in std::mem::take(&mut self.unplugged) {
+                let unplugged = std::mem::take(&mut self.unplugged).into_iter().map(|(place, _)| place);
+                for place in unplugged.chain(std::mem::take(&mut self.stores_away)) {
                     self.stirred[place] = now;
                 }
             }
@@ -136,11 +143,7 @@ impl Truth {
                 }
             }
             Happening::Drain { cluster, peer, drained } => {
-                if *drained {
-                    self.drained.insert((*cluster, *peer));
-                } else {
-                    self.drained.remove(&(*cluster, *peer));
-                }
+                self.standing.declare(*cluster, *peer, *drained, now);
             }
             Happening::Accept { cluster, peer, vault } => {
                 if *vault {
@@ -150,12 +153,14 @@ impl Truth {
                     self.vault.remove(&(*cluster, *peer));
                 }
             }
-            Happening::Weather(_)
+            Happening::StoreAway { cluster } => drop(self.stores_away.insert(*cluster)),
+            // It counts when it was carried out.
+            Happening::Order { .. }
+            | Happening::Weather(_)
             | Happening::Move { .. }
             | Happening::Restart { .. }
             | Happening::Kill { .. }
             | Happening::SetClock { .. }
-            | Happening::StoreAway { .. }
             | Happening::BackUp { .. } => {}
         }
         self.find_lost(now);
@@ -211,8 +216,35 @@ impl Truth {
         self.vault.contains(&(place, peer))
     }
 
-    pub(crate) fn is_drained(&self, place: usize, peer: usize) -> bool {
-        self.drained.contains(&(place, peer))
+    /// Whether new connections may go to a cluster at all, by the word of both operators.
+    pub(crate) fn is_used(&self, place: usize, of: usize) -> bool {
+        let gateways = self.gateways.get(&of).copied().unwrap_or(0);
+        place == of
+            || self.standing.unused_since(place, of).is_none()
+                && !self.standing.is_apart(place, of)
+                && !self.standing.is_leaving(of, gateways)
+    }
+
+    /// Whether a cluster cannot know what another says now: that one blocked it.
+    pub(crate) fn is_stale(&self, place: usize, of: usize) -> bool {
+        self.standing.blocked_since(of, place).is_some() && self.standing.blocked_since(place, of).is_none()
+    }
+
+    /// For how many seconds a cluster should have stopped to give a peer new connections, as its operator said.
+    pub(crate) fn unused_for(&self, place: usize, of: usize, now: u64) -> Option<f64> {
+        self.obeyed_for(place, self.standing.unused_since(place, of)? + UNUSED_WITHIN, now)
+    }
+
+    /// For how many seconds nothing of a cluster should have come to another that has blocked it.
+    pub(crate) fn blocked_for(&self, place: usize, of: usize, now: u64) -> Option<f64> {
+        self.obeyed_for(place, self.standing.blocked_since(place, of)? + BLOCKED_WITHIN, now)
+    }
+
+    /// How long ago an order was to be in force everywhere in a cluster: it gets nowhere while a part is away.
+    fn obeyed_for(&self, place: usize, due: u64, now: u64) -> Option<f64> {
+        let due = due.max(self.stirred[place] + CATCHES_UP);
+        let heard = !self.is_in_trouble(place) && !self.stores_away.contains(&place);
+        (heard && now > due).then(|| (now - due) as f64 / 1e6)
     }
 
     /// Whether an endpoint with this address is alive.
@@ -263,15 +295,19 @@ impl Truth {
 
     /// The clusters whose export of a service counts in `place`, with the time since when.
     pub(crate) fn exporters(&self, place: usize, service: Name) -> BTreeMap<usize, u64> {
-        let of_service =
-            self.exports.iter().filter(|((of, name), _)| *name == service && self.accepts(place, *of, service));
-        of_service.map(|((of, _), since)| (*of, *since)).collect()
+        let of_service = self.exports.iter().filter(|((of, name), _)| {
+            *name == service && self.accepts(place, *of, service) && self.standing.blocked_since(place, *of).is_none()
+        });
+        of_service.map(|((of, _), since)| (*of, (*since).max(self.standing.let_in(place, *of)))).collect()
     }
 
     /// The endpoints of a service in one cluster, with their readiness.
     pub(crate) fn endpoints(&self, cluster: usize, service: Name) -> BTreeMap<IpAddr, bool> {
         let of_it = self.endpoints.iter().filter(|((of, name, ..), _)| (*of, *name) == (cluster, service));
-        of_it.map(|((_, _, host, place), ready)| (site::endpoint(cluster, *host, service, *place), *ready)).collect()
+        let ready = |host: usize, ready: bool| ready && !self.standing.is_node_out(cluster, host);
+        of_it
+            .map(|((_, _, host, place), said)| (site::endpoint(cluster, *host, service, *place), ready(*host, *said)))
+            .collect()
     }
 
     /// The clusters that new connections from `place` go to, when everything works.
@@ -279,7 +315,7 @@ impl Truth {
         let able: BTreeSet<usize> = self
             .exporters(place, service)
             .into_keys()
-            .filter(|of| *of == place || !self.is_drained(place, *of))
+            .filter(|of| self.is_used(place, *of))
             .filter(|of| self.endpoints(*of, service).values().any(|ready| *ready))
             .collect();
         match self.policies.get(&(place, service)) {

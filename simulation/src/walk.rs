@@ -22,6 +22,12 @@ impl World {
             return;
         };
         let flow = parsed.flow;
+        let tunnel = self.clusters[place].gateways.iter().find(|gateway| {
+            device.as_ref().is_some_and(|device| gateway.host == host && gateway.device() == device.as_str())
+        });
+        if let Some(slot) = tunnel.map(|gateway| gateway.slot) {
+            self.attempts.passes(&parsed, &packet, place, slot);
+        }
         for _ in 0..MOST_HOPS {
             let owner = self.owner(place, flow.destination);
             let cluster = &self.clusters[place];
@@ -42,7 +48,10 @@ impl World {
                         gateway.host == host && gateway.device() == name.as_str() && gateway.core.is_some()
                     });
                     return match slot {
-                        Some(slot) => self.enter_tunnel(place, slot, &packet),
+                        Some(slot) => {
+                            self.attempts.passes(&parsed, &packet, place, slot as u16);
+                            self.enter_tunnel(place, slot, &packet);
+                        }
                         None => self.attempts.note(&parsed, &packet, || format!("{name} is there and nobody reads it")),
                     };
                 }

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
-use api::cluster_peer::PeerState;
 use controller_core::plan::{Subject, Write};
 
 use crate::attempt::Attempts;
@@ -132,44 +131,6 @@ impl World {
         let gateways = cluster.gateways.iter().map(|gateway| Part::Gateway(gateway.slot));
         let nodes = (0..cluster.hosts.len()).map(Part::Node);
         [Part::Controller, Part::Dns].into_iter().chain(gateways).chain(nodes).collect()
-    }
-
-    /// Every operator trusts every other cluster.
-    pub(crate) fn introduce(&mut self) {
-        for place in 0..self.clusters.len() {
-            for other in (0..self.clusters.len()).filter(|other| *other != place) {
-                self.put_peer(place, other);
-            }
-        }
-    }
-
-    /// Writes a ClusterPeer as the truth wants it. The record it starts from stays the one it was made with.
-    pub(crate) fn put_peer(&mut self, place: usize, other: usize) {
-        let accept = if self.truth.accepts_vault(place, other) {
-            vec!["shop".into(), "vault".into()]
-        } else {
-            vec!["shop".into()]
-        };
-        let state = if self.truth.is_drained(place, other) { PeerState::Drained } else { PeerState::Active };
-        let known = self.clusters[place].objects.get::<api::ClusterPeer>("", NAMES[other]).cloned();
-        let peer = match known {
-            Some(mut peer) => {
-                peer.spec.accept.namespaces = accept;
-                peer.spec.state = state;
-                Some(peer)
-            }
-            None => {
-                let local = self.clusters[other].objects.get::<api::LocalCluster>("", api::names::LOCAL_CLUSTER);
-                local.and_then(|local| site::peer(other, local, accept, state))
-            }
-        };
-        let Some(peer) = peer else {
-            self.violations.push(format!("{} has no record to show after its start", NAMES[other]));
-            return;
-        };
-        let wall = self.clusters[place].now(self.now).wall;
-        self.clusters[place].objects.put(peer, wall);
-        self.changed(place);
     }
 
     // Time.
@@ -315,6 +276,7 @@ impl World {
             self.announce(place, slot);
         }
         self.tick_streams(place);
+        self.give_orders(place);
         for part in self.parts(place) {
             let host = self.host_of(place, part);
             if part != Part::Controller && !self.clusters[place].feeds(host) {
@@ -351,7 +313,7 @@ impl World {
         if known.status.as_ref() != Some(&status) {
             let said = api::TunnelGateway { status: Some(status), ..known.clone() };
             let wall = cluster.now(self.now).wall;
-            cluster.objects.put_status(said, wall);
+            cluster.objects.put_beside(said, wall);
             self.changed(place);
         }
     }
@@ -397,37 +359,6 @@ impl World {
         let cluster = &mut self.clusters[place];
         let next = cluster.gateways[slot].core.as_ref().map(|core| core.paths.next_deadline());
         cluster.gateways[slot].wakes_at = next.map_or(u64::MAX, |at| cluster.to_world(at).max(self.now + 1));
-    }
-
-    fn launch(&mut self, place: usize, slot: usize, to: SocketAddr, bytes: Vec<u8>) {
-        let cluster = &self.clusters[place];
-        let from = cluster.outside[slot];
-        if cluster.hosts[cluster.gateways[slot].host].is_unplugged {
-            return;
-        }
-        let Some((other, _)) = self.socket(to) else { return };
-        for flight in self.network.flights(place, other, &mut self.random) {
-            let at = self.now + flight;
-            self.at(at, Event::Datagram { from, to, bytes: bytes.clone() });
-        }
-    }
-
-    fn socket(&self, address: SocketAddr) -> Option<(usize, usize)> {
-        self.clusters
-            .iter()
-            .find_map(|cluster| Some((cluster.place, cluster.outside.iter().position(|outside| *outside == address)?)))
-    }
-
-    fn land(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
-        let Some((place, slot)) = self.socket(to) else { return };
-        let now = self.clusters[place].now(self.now);
-        let cluster = &mut self.clusters[place];
-        if cluster.hosts[cluster.gateways[slot].host].is_unplugged {
-            return;
-        }
-        let Some(core) = &mut cluster.gateways[slot].core else { return };
-        let outcome = core.receive(from, bytes, now.instant);
-        self.carry_out(place, slot, outcome);
     }
 
     pub(crate) fn settle_host(&mut self, place: usize, host: usize) {

@@ -1,6 +1,6 @@
 //! The oracle sees what it is there for: a part that is broken on purpose is found out, and told as a short story.
 
-use simulation::{Failure, Happening, Sabotage, Schedule, live};
+use simulation::{Failure, Happening, Order, Sabotage, Schedule, live};
 
 /// Two clusters with one gateway each; birch alone has an endpoint of `shop/web`, and both know of it.
 fn schedule(sabotage: Option<Sabotage>, trouble: &[(u64, Happening)]) -> Schedule {
@@ -58,4 +58,40 @@ fn a_failing_story_loses_what_has_nothing_to_do_with_it() {
     assert!(left.iter().any(|(_, happening)| matches!(happening, Happening::Isolate { .. })), "{left:?}");
     assert!(left.iter().all(|(_, happening)| *happening != clock), "{left:?}");
     assert!(shrunk.describe(false).contains("birch is cut off from the world"));
+}
+
+/// Orders of a cluster that stand nowhere: what the oracle says of them.
+fn lost(gateways: [u16; 2], cluster: usize, order: Order) -> Vec<String> {
+    let order = Happening::Order { cluster, order, undo: false };
+    let mut lost = schedule(Some(Sabotage::LostOrders), &[(3_000, order)]);
+    lost.gateways = gateways.into();
+    let held = live(&Schedule { sabotage: None, ..lost.clone() });
+    held.unwrap_or_else(|failure| panic!("{}", failure.describe(true)));
+    live(&lost).err().map_or_else(Vec::new, |failure| failure.wrong)
+}
+
+#[track_caller]
+fn assert_told(wrong: &[String], words: &str) {
+    assert!(wrong.iter().any(|line| line.contains(words)), "{words}: {wrong:?}");
+}
+
+#[test]
+fn a_drained_peer_that_is_still_given_connections_is_found_out() {
+    assert_told(&lost([1, 1], 0, Order::DrainPeer(1)), "amber-1 gives shop/web to birch");
+}
+
+#[test]
+fn a_cluster_that_asks_in_vain_to_be_given_nothing_is_found_out() {
+    assert_told(&lost([1, 1], 1, Order::DrainCluster), "was given 10.2.1.10, and should get nobody");
+    assert_told(&lost([1, 1], 1, Order::DrainNode(0)), "and should have birch 10.2.1.10 (not ready)");
+}
+
+#[test]
+fn a_blocked_cluster_whose_connections_still_arrive_is_found_out() {
+    assert_told(&lost([1, 1], 1, Order::BlockPeer(0)), "after its cluster was to be cut off");
+}
+
+#[test]
+fn a_drained_gateway_that_is_still_used_is_found_out() {
+    assert_told(&lost([2, 1], 0, Order::DrainGateway(0)), "goes by gateway 0 of amber, which is drained");
 }
