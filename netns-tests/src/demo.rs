@@ -15,12 +15,12 @@ use crate::deployment::Part;
 use crate::evidence;
 use crate::recording;
 use crate::scenario::closed::{Closed, Private};
-use crate::scenario::cluster_lost::ClusterLost;
+use crate::scenario::cluster_lost::{ClusterLost, ServedTwice};
 use crate::scenario::failover::{self, Event, Failover};
 use crate::scenario::propagation::{Propagation, Ticking};
 use crate::scenario::three_clusters::{PATIENCE, ThreeClusters};
 use crate::scenario::two_gateways::TwoGateways;
-use crate::scenario::{clear_text, cluster_lost, promise, propagation, shares};
+use crate::scenario::{clear_text, promise, propagation, shares};
 use crate::traffic::{dns, http};
 use crate::world::World;
 
@@ -129,11 +129,13 @@ fn show(world: &World, hold: bool, record: Option<&Path>) -> Result<()> {
     );
     steps.promised("closed", seen, again);
 
-    let (lost, again) = promise::keep(|| cluster_lost::measure(&clusters, v4), ClusterLost::promises)?;
+    let served = ServedTwice::prepare(&clusters, v4)?;
+    let (ClusterLost { lost, back }, again) = promise::keep(|| served.measure(), ClusterLost::promises)?;
     let seen = format!(
-        "birch killed: all new connections to cedar after {}; birch again {} after its start",
+        "birch killed: connections go to cedar after {}, headless names after {}; used again {} after its return",
         milliseconds(lost.elsewhere_after),
-        milliseconds(lost.back_after)
+        milliseconds(lost.names_after),
+        milliseconds(back.used_after)
     );
     steps.promised("a cluster dies", seen, again);
 

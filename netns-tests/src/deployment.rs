@@ -80,8 +80,14 @@ impl Deployment {
         self.0.folder.join(node.node_name())
     }
 
-    /// Every part on every node, in the order a person would start them; waits until all are ready.
+    /// Every part on every node; waits until all are ready.
     pub fn start_everything(&self) -> Result<()> {
+        self.start_parts()?;
+        self.wait_until_ready(START_LIMIT)
+    }
+
+    /// Every part on every node, in the order a person would start them; waits for none.
+    pub fn start_parts(&self) -> Result<()> {
         for node in self.cluster().nodes() {
             for part in Part::ALL {
                 if self.runs_on(part, node) {
@@ -89,7 +95,7 @@ impl Deployment {
                 }
             }
         }
-        self.wait_until_ready(START_LIMIT)
+        Ok(())
     }
 
     /// [`Self::start_everything`] of every cluster at once. They know nothing of each other yet, so their order cannot
@@ -183,23 +189,31 @@ impl Deployment {
         let deadline = Instant::now() + limit;
         for node in self.cluster().nodes() {
             for part in Part::ALL {
-                let Ok(process) = self.process(part, node) else { continue };
-                loop {
-                    let answer = self.http(node, part, "/readyz");
-                    if matches!(&answer, Ok((200, _))) {
-                        break;
-                    }
-                    ensure!(process.is_running(), "{process} ended\n{}", process.last_lines(30));
-                    ensure!(
-                        Instant::now() < deadline,
-                        "{process} is not ready after {limit:?}: {answer:?}\n{}",
-                        process.last_lines(30)
-                    );
-                    std::thread::sleep(PAUSE);
+                if self.process(part, node).is_ok() {
+                    self.wait_until_part_is_ready(part, node, deadline.saturating_duration_since(Instant::now()))?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Waits until one part says it is ready. Errors when it was never started, or ends.
+    pub fn wait_until_part_is_ready(&self, part: Part, node: &Node, limit: Duration) -> Result<()> {
+        let process = self.process(part, node)?;
+        let deadline = Instant::now() + limit;
+        loop {
+            let answer = self.http(node, part, "/readyz");
+            if matches!(&answer, Ok((200, _))) {
+                return Ok(());
+            }
+            ensure!(process.is_running(), "{process} ended\n{}", process.last_lines(30));
+            ensure!(
+                Instant::now() < deadline,
+                "{process} is not ready after {limit:?}: {answer:?}\n{}",
+                process.last_lines(30)
+            );
+            std::thread::sleep(PAUSE);
+        }
     }
 
     /// Writes a manifest into the folder as careful editors do: beside, then renamed over.
@@ -336,7 +350,7 @@ impl Deployment {
 
     /// The clusterset addresses of a service in this cluster, waited for.
     pub fn clusterset_addresses(&self, namespace: &str, service: &str, limit: Duration) -> Result<Vec<IpAddr>> {
-        use hickory_proto::rr::{RData, RecordType};
+        use hickory_proto::rr::RecordType;
         let client = self.cluster().gateway()?;
         let [server, _] = self.dns()?;
         let name = format!("{service}.{namespace}.svc.clusterset.local.");
@@ -346,15 +360,11 @@ impl Deployment {
                 let transport = crate::traffic::dns::Transport::Udp;
                 let answer =
                     crate::traffic::dns::query(client, server, &name, kind, transport, Duration::from_secs(1))?;
-                let before = found.len();
-                found.extend(answer.answers.iter().filter_map(|record| match &record.data {
-                    RData::A(address) => Some(IpAddr::V4(address.0)),
-                    RData::AAAA(address) => Some(IpAddr::V6(address.0)),
-                    _ => None,
-                }));
-                if found.len() == before {
+                let addresses = crate::traffic::dns::addresses(&answer);
+                if addresses.is_empty() {
                     bail!("{name} {kind}: {}", answer.metadata.response_code);
                 }
+                found.extend(addresses);
             }
             Ok(found)
         })

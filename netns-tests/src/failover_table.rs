@@ -1,17 +1,20 @@
-//! `make bench-failover`: every way to lose a gateway, many times, as a table.
+//! `make bench-failover`: every way to lose a gateway or a cluster, many times, as tables.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
+use crate::cluster::ClusterPlan;
+use crate::cluster_table::{self, ClusterEvent};
 use crate::evidence;
 use crate::scenario::Times;
 use crate::scenario::failover::{self, Event, Failover, SILENT_FOR};
+use crate::scenario::three_clusters::ThreeClusters;
 use crate::scenario::two_gateways::TwoGateways;
 use crate::world::World;
 
-/// Measures each event whose name has `only` in it so often, and prints the table. Exits with a failure when a promise was not kept.
+/// Measures each event whose name has `only` in it so often, and prints the tables. Exits with a failure when a promise was not kept.
 pub fn run(runs: usize, only: &str) -> ExitCode {
     let world = match World::create() {
         Ok(world) => world,
@@ -36,11 +39,30 @@ pub fn run(runs: usize, only: &str) -> ExitCode {
 
 fn measure(world: &World, runs: usize, only: &str) -> Result<bool> {
     ensure!(runs > 0, "nothing is measured by no runs");
-    let events: Vec<Event> = Event::ALL.into_iter().filter(|event| event.name().contains(only)).collect();
-    ensure!(!events.is_empty(), "no event is called '{only}': without --only all of them are measured and named");
-    let clusters = TwoGateways::joined(world, 1)?;
+    let of_gateways: Vec<Event> = Event::ALL.into_iter().filter(|event| event.name().contains(only)).collect();
+    let of_clusters: Vec<ClusterEvent> =
+        ClusterEvent::ALL.into_iter().filter(|event| event.name().contains(only)).collect();
+    ensure!(
+        !of_gateways.is_empty() || !of_clusters.is_empty(),
+        "no event is called '{only}': without --only all of them are measured and named"
+    );
+    let two = ClusterPlan { gateways: 2, ..ClusterPlan::default() };
+    println!("Two clusters with two gateways each, and a third; {runs} runs of each event; all times in milliseconds.");
+    let clusters = ThreeClusters::start_as(world, [two, two, ClusterPlan::default()])?;
+    clusters.introduce()?;
+    clusters.export_web()?;
+    let mut kept = true;
+    if !of_gateways.is_empty() {
+        kept &= lose_gateways(&TwoGateways::among(&clusters)?, runs, &of_gateways)?;
+    }
+    if !of_clusters.is_empty() {
+        kept &= cluster_table::lose_clusters(world, &clusters, runs, &of_clusters)?;
+    }
+    Ok(kept)
+}
+
+fn lose_gateways(clusters: &TwoGateways, runs: usize, events: &[Event]) -> Result<bool> {
     let mut flows = clusters.flows()?;
-    println!("Two clusters with two gateways each; {} runs of each event; all times in milliseconds.", runs);
     println!("Silence is that of the download that was silent longest; lost are datagrams, of all that were sent.\n");
     println!(
         "  {:<34} {:>11} {:>8} {:>14} {:>14} {:>8} {:>12}",
@@ -49,8 +71,8 @@ fn measure(world: &World, runs: usize, only: &str) -> Result<bool> {
     let mut kept = true;
     for event in events {
         let measured =
-            (0..runs).map(|_| failover::measure_on(&mut flows, &clusters, event)).collect::<Result<Vec<Failover>>>()?;
-        kept &= print(event, &measured);
+            (0..runs).map(|_| failover::measure_on(&mut flows, clusters, *event)).collect::<Result<Vec<Failover>>>()?;
+        kept &= print(*event, &measured);
     }
     Ok(kept)
 }

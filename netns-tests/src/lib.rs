@@ -20,6 +20,7 @@
 pub mod addresses;
 pub mod capture;
 pub mod cluster;
+pub mod cluster_table;
 pub mod demo;
 pub mod deployment;
 pub mod doctor;

@@ -7,10 +7,10 @@ use anyhow::{Result, ensure};
 use hickory_proto::rr::RecordType;
 use netns_tests::deployment::Part;
 use netns_tests::scenario::closed::{Closed, Private};
-use netns_tests::scenario::cluster_lost::ClusterLost;
+use netns_tests::scenario::cluster_lost::{ClusterLost, ServedTwice};
 use netns_tests::scenario::propagation::Ticking;
 use netns_tests::scenario::three_clusters::{PATIENCE, ThreeClusters};
-use netns_tests::scenario::{clear_text, cluster_lost, promise, shares};
+use netns_tests::scenario::{clear_text, promise, shares};
 use netns_tests::traffic::{dns, http, icmp};
 use netns_tests::world_test;
 
@@ -85,7 +85,8 @@ fn a_cluster_that_dies_is_routed_around_and_used_again_when_it_returns() {
     world_test(|world| {
         let clusters = ThreeClusters::joined(world)?;
         let [target, _] = clusters.web()?;
-        promise::keep(|| cluster_lost::measure(&clusters, target), ClusterLost::promises)?;
+        let served = ServedTwice::prepare(&clusters, target)?;
+        promise::keep(|| served.measure(), ClusterLost::promises)?;
         Ok(())
     });
 }

@@ -1,5 +1,5 @@
-//! `make bench-failover`: how long flows are silent when a gateway is lost, as distributions. `--runs N` says how many,
-//! `--only TEXT` measures the events whose names have that in them.
+//! `make bench-failover`: what clients notice when a gateway or a cluster is lost, as distributions. `--runs N` says how
+//! many, `--only TEXT` measures the events whose names have that in them.
 
 use std::process::ExitCode;
 

@@ -4,14 +4,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use hickory_proto::rr::{RData, RecordType};
+use hickory_proto::rr::RecordType;
 
 use crate::manifest::Service;
 use crate::pod::Pod;
 use crate::scenario::Times;
 use crate::scenario::promise::Promise;
 use crate::scenario::three_clusters::{PATIENCE, ThreeClusters};
-use crate::traffic::dns::{Transport, ask};
+use crate::traffic::dns::{Transport, addresses, ask};
 use crate::traffic::http;
 
 /// The promise: p99 of 200 changes.
@@ -107,16 +107,11 @@ fn publish(clusters: &ThreeClusters, pod: &Pod) -> Result<()> {
 /// In the network namespace of the calling thread, as the next one.
 fn wait_for_name(server: SocketAddr, pod: &Pod, limit: Duration) -> Result<()> {
     let deadline = Instant::now() + limit;
-    let wanted = pod.addresses().v4;
+    let [wanted, _] = pod.addresses().both();
     loop {
         let name = "tick-headless.shop.svc.clusterset.local.";
-        let found = ask(server, name, RecordType::A, Transport::Udp, Duration::from_secs(1)).map(|answer| {
-            let addresses = answer.answers.iter().filter_map(|record| match &record.data {
-                RData::A(address) => Some(address.0),
-                _ => None,
-            });
-            addresses.collect::<Vec<_>>()
-        });
+        let found =
+            ask(server, name, RecordType::A, Transport::Udp, Duration::from_secs(1)).map(|answer| addresses(&answer));
         if found.as_ref().is_ok_and(|found| *found == [wanted]) {
             return Ok(());
         }

@@ -1,14 +1,14 @@
 //! A DNS client.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query};
-use hickory_proto::rr::{Name, RecordType};
+use hickory_proto::rr::{Name, RData, RecordType};
 
 use crate::host::Host;
 
@@ -41,6 +41,16 @@ pub fn ask(server: SocketAddr, name: &str, kind: RecordType, transport: Transpor
     let answer = exchange(server, &question(name, kind, transport)?, transport, limit)
         .with_context(|| format!("asking {server} for {name} {kind}"))?;
     Message::from_vec(&answer).with_context(|| format!("the answer of {server} is no DNS message"))
+}
+
+/// The addresses that an answer has, of both families.
+pub fn addresses(answer: &Message) -> Vec<IpAddr> {
+    let of = |data: &RData| match data {
+        RData::A(address) => Some(IpAddr::V4(address.0)),
+        RData::AAAA(address) => Some(IpAddr::V6(address.0)),
+        _ => None,
+    };
+    answer.answers.iter().filter_map(|record| of(&record.data)).collect()
 }
 
 /// Sends these bytes as one datagram, from `host`, and returns the answer's bytes.
