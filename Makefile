@@ -9,7 +9,7 @@ demo: ## three clusters on this machine, joined; HOLD=1 keeps them up
 	$(CARGO) build --locked -p netns-tests --bins
 	$(CARGO) run --locked --quiet -p netns-tests --bin demo -- $(if $(HOLD),--hold)
 
-bench-failover: ## gateways, agents and whole clusters lost in every way, 20 times each, as a table (40 minutes); RUNS=3 is quicker, ONLY="cut off" picks
+bench-failover: ## gateways, agents and whole clusters lost in every way, 20 times each, as a table (40 minutes); RUNS=3 is quicker, ONLY="cluster" picks
 	$(CARGO) build --locked -p netns-tests --bins
 	$(CARGO) run --locked --quiet -p netns-tests --bin bench-failover -- $(if $(RUNS),--runs $(RUNS)) $(if $(ONLY),--only "$(ONLY)")
 
@@ -29,7 +29,7 @@ soak: ## made-up stories of whole clusters until one goes wrong: SECONDS=600 sim
 	$(CARGO) build --locked -p netns-tests --bins
 	$(CARGO) run --locked --quiet -p netns-tests --bin soak-namespaces
 
-soak-namespaces: ## the second half alone; SECONDS=60 FIRST=1000 CONNECTIONS=1000 DATAGRAMS=10000 (a second)
+soak-namespaces: ## the second half alone; SECONDS=60 FIRST=1000 CONNECTIONS=1000 DATAGRAMS=10000 QUERIES=200 (a second)
 	$(CARGO) build --locked -p netns-tests --bins
 	$(CARGO) run --locked --quiet -p netns-tests --bin soak-namespaces
 

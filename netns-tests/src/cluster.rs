@@ -19,13 +19,15 @@ pub struct ClusterPlan {
     pub gateways: u8,
     /// Further nodes: `worker`, `worker2`, …
     pub workers: u8,
+    /// How many of those nodes, from the first, run a DNS server.
+    pub name_servers: u8,
     /// The number of the cluster whose pod ranges this one uses too; for tests of overlapping ranges.
     pub pods_like: Option<u8>,
 }
 
 impl Default for ClusterPlan {
     fn default() -> Self {
-        Self { gateways: 1, workers: 1, pods_like: None }
+        Self { gateways: 1, workers: 1, name_servers: 1, pods_like: None }
     }
 }
 
@@ -38,6 +40,7 @@ struct Inner {
     name: String,
     number: u8,
     gateways: usize,
+    name_servers: usize,
     ranges: ClusterRanges,
     router: Host,
     uplink: Port,
@@ -66,9 +69,19 @@ impl Cluster {
             .zip(names)
             .map(|(number, node)| Node::create(name, &node, number, ranges, hosts, &router, &lan))
             .collect::<Result<Vec<_>>>()?;
-        let gateways = plan.gateways.into();
-        let cluster =
-            Self(Arc::new(Inner { name: name.into(), number, gateways, ranges, router, uplink, internet_port, nodes }));
+        let (gateways, name_servers) = (plan.gateways.into(), plan.name_servers.into());
+        let name = name.into();
+        let cluster = Self(Arc::new(Inner {
+            name,
+            number,
+            gateways,
+            name_servers,
+            ranges,
+            router,
+            uplink,
+            internet_port,
+            nodes,
+        }));
         for node in cluster.nodes() {
             cluster.teach_others(node)?;
         }
@@ -99,6 +112,11 @@ impl Cluster {
 
     pub fn workers(&self) -> &[Node] {
         &self.0.nodes[self.0.gateways..]
+    }
+
+    /// The nodes that are planned to run a DNS server.
+    pub fn name_servers(&self) -> &[Node] {
+        &self.0.nodes[..self.0.name_servers.min(self.0.nodes.len())]
     }
 
     /// The first gateway node. Errors when the plan has none.

@@ -1,7 +1,7 @@
 //! Tombolo in a cluster of the world: a folder of manifests, and every part a child process on its node.
 //!
-//! The gateway node runs controller, gateway, node agent and DNS; every other node runs the agent. What is written
-//! here is what `docs/plain-hosts.md` tells an operator to write.
+//! The gateway node runs controller, gateway, node agent and DNS; every other node runs the agent, and what the plan of
+//! its cluster puts there. What is written here is what `docs/plain-hosts.md` tells an operator to write.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -109,11 +109,12 @@ impl Deployment {
 
     /// Whether the deployment puts this part on this node.
     pub fn runs_on(&self, part: Part, node: &Node) -> bool {
-        let is_gateway = self.cluster().gateways().iter().any(|gateway| gateway.node_name() == node.node_name());
+        let is_among = |nodes: &[Node]| nodes.iter().any(|one| one.node_name() == node.node_name());
         let is_first = self.cluster().nodes().first().is_some_and(|first| first.node_name() == node.node_name());
         match part {
-            Part::Controller | Part::Dns => is_first,
-            Part::Gateway => is_gateway,
+            Part::Controller => is_first,
+            Part::Dns => is_among(self.cluster().name_servers()),
+            Part::Gateway => is_among(self.cluster().gateways()),
             Part::Node => true,
         }
     }
@@ -343,7 +344,7 @@ impl Deployment {
         })
     }
 
-    /// Where the cluster's DNS server answers.
+    /// Where the cluster's first DNS server answers.
     pub fn dns(&self) -> Result<[SocketAddr; 2]> {
         Ok(self.cluster().gateway()?.addresses().with_port(53))
     }

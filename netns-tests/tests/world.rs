@@ -282,7 +282,7 @@ fn a_process_is_killed_frozen_and_started_again() {
 #[test]
 fn clusters_may_be_planned_larger_and_with_overlapping_pods() {
     world_test(|world| {
-        let amber = world.cluster_with("amber", ClusterPlan { gateways: 2, workers: 2, pods_like: None })?;
+        let amber = world.cluster_with("amber", ClusterPlan { gateways: 2, workers: 2, ..ClusterPlan::default() })?;
         let birch = world.cluster_with("birch", ClusterPlan { pods_like: Some(1), ..ClusterPlan::default() })?;
         ensure!(amber.ranges().pods() == birch.ranges().pods());
         ensure!(amber.gateways().len() == 2 && amber.workers()[1].node_name() == "worker2");

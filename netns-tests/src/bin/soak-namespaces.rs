@@ -1,5 +1,5 @@
-//! `make soak`, its part with real packets. `SECONDS` says how long (60), `FIRST` is the seed (1000), `CONNECTIONS` (1000)
-//! and `DATAGRAMS` (10000) are sent a second.
+//! `make soak`, its part with real packets. `SECONDS` says how long (60), `FIRST` is the seed (1000), `CONNECTIONS` (1000),
+//! `DATAGRAMS` (10000) and DNS `QUERIES` (200) are sent a second.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -17,7 +17,11 @@ fn main() -> ExitCode {
         Ok(Plan {
             lasts: Duration::from_secs(number("SECONDS", 60)?.into()),
             seed: number("FIRST", 1000)?.into(),
-            rates: Rates { connections: number("CONNECTIONS", 1000)?, datagrams: number("DATAGRAMS", 10_000)? },
+            rates: Rates {
+                connections: number("CONNECTIONS", 1000)?,
+                datagrams: number("DATAGRAMS", 10_000)?,
+                queries: number("QUERIES", 200)?,
+            },
         })
     };
     let plan = match plan() {

@@ -6,21 +6,27 @@
 pub mod attribution;
 pub mod schedule;
 
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use hickory_proto::rr::RecordType;
 
 use crate::cluster::ClusterPlan;
 use crate::deployment::{Deployment, Part};
 use crate::evidence;
+use crate::scenario::cluster_lost::{self, ServedTwice};
 use crate::scenario::failover::SILENT_FOR;
 use crate::scenario::other_programs::OtherPrograms;
 use crate::scenario::three_clusters::{PATIENCE, ThreeClusters};
 use crate::scenario::two_gateways::TwoGateways;
 use crate::soak::attribution::{Incident, attribute};
 use crate::soak::schedule::{Blow, Entry, Schedule};
-use crate::traffic::load::{Hurt, Load, Rates, Report};
+use crate::traffic::dns;
+use crate::traffic::load::{Harmed, Hurt, Load, Rates, Report, Targets};
+use crate::traffic::lookups::Lookups;
 use crate::traffic::stream::Download;
 use crate::world::World;
 
@@ -59,7 +65,7 @@ pub fn run(plan: Plan) -> ExitCode {
     }
 }
 
-/// Three clusters under load: amber's client asks, birch and cedar answer.
+/// Three clusters under load: amber's client asks, birch and cedar answer, and amber's two DNS servers.
 pub struct Soak {
     three: ThreeClusters,
     gateways: TwoGateways,
@@ -72,7 +78,8 @@ impl Soak {
     /// Joins the clusters and begins the load.
     pub fn begin(world: &World, rates: Rates) -> Result<Self> {
         let two = ClusterPlan { gateways: 2, ..ClusterPlan::default() };
-        let three = ThreeClusters::start_as(world, [two, two, ClusterPlan::default()])?;
+        let amber = ClusterPlan { name_servers: 2, ..two };
+        let three = ThreeClusters::start_as(world, [amber, two, ClusterPlan::default()])?;
         three.introduce()?;
         three.export_web()?;
         let pages = three.web()?;
@@ -80,31 +87,35 @@ impl Soak {
             three.wait_for_answers_from(target, &["birch", "cedar"])?;
         }
         let gateways = TwoGateways::among(&three)?;
+        ServedTwice::prepare(&three, pages[0])?;
         let downloads = gateways.targets(TwoGateways::STREAM).into_iter().cycle().take(DOWNLOADS);
         let downloads = downloads
             .map(|target| Download::start(&three.client, target, PATIENCE))
             .collect::<Result<Vec<_>>>()
             .context("a download does not begin")?;
         let echoes = gateways.targets(TwoGateways::ECHO).to_vec();
-        let load = Load::start(&three.client, pages.to_vec(), echoes, rates)?;
+        let targets = Targets { pages: pages.to_vec(), echoes, lookups: lookups(&three, pages)? };
+        let load = Load::start(&three.client, targets, rates)?;
         let soak = Self { three, gateways, load, downloads, incidents: Vec::new() };
         std::thread::sleep(Load::FULL_AFTER + WATCHED);
         let hurt = soak.load.so_far().hurt;
         let Some(first) = hurt.first() else { return Ok(soak) };
         bail!(
-            "{} were lost or late before anything happened ({}): this machine does not carry {} connections and {} \
-             datagrams a second, or others use it; lower CONNECTIONS and DATAGRAMS",
+            "{} were lost or late before anything happened ({}): this machine does not carry {} connections, {} \
+             datagrams and {} DNS queries a second, or others use it; lower CONNECTIONS, DATAGRAMS and QUERIES",
             hurt.iter().map(|hurt| hurt.count).sum::<u64>(),
             first.what,
             rates.connections,
-            rates.datagrams
+            rates.datagrams,
+            rates.queries
         )
     }
 
     fn live(mut self, plan: Plan) -> Result<()> {
-        let Rates { connections, datagrams } = plan.rates;
+        let Rates { connections, datagrams, queries } = plan.rates;
         println!(
-            "Three clusters under {connections} connections and {datagrams} datagrams a second for {} s, seed {}.\n",
+            "Three clusters under {connections} connections, {datagrams} datagrams and {queries} DNS queries a second for {} \
+             s, seed {}.\n",
             plan.lasts.as_secs(),
             plan.seed
         );
@@ -121,12 +132,12 @@ impl Soak {
         }
         let incidents = std::mem::take(&mut self.incidents);
         let report = self.load.stop()?;
-        let Report { requests, datagrams, .. } = &report;
+        let Report { requests, datagrams, lookups, .. } = &report;
         judge(&incidents, &report.hurt)?;
         let hurt: u64 = report.hurt.iter().map(|hurt| hurt.count).sum();
         println!(
-            "\n✓ {} events in {} s: {requests} requests and {datagrams} datagrams; {hurt} were lost or late, each within \
-             what is promised for an event",
+            "\n✓ {} events in {} s: {requests} requests, {datagrams} datagrams, {lookups} names at two servers; {hurt} were \
+             lost or late, each within what is promised for an event",
             incidents.len(),
             begun.elapsed().as_secs()
         );
@@ -141,11 +152,13 @@ impl Soak {
         let begun = self.load.begun().elapsed();
         let without_gateways = self.strike(blow).with_context(|| format!("{} cannot be done", blow.name()))?;
         let happened = self.load.begun().elapsed();
-        let (name, noticed_for) = (blow.name(), blow.noticed_for());
-        self.incidents.push(Incident { name, begun, happened, noticed_for });
+        let (name, noticed_for, servers) = (blow.name(), blow.noticed_for(), blow.servers());
+        self.incidents.push(Incident { name, begun, happened, noticed_for, servers, undone: None });
         std::thread::sleep(entry.lasts.max(WATCHED));
         let lasted = self.load.begun().elapsed() - begun;
         self.mend(blow).with_context(|| format!("{} cannot be undone", blow.name()))?;
+        let undone = self.load.begun().elapsed();
+        self.incidents.iter_mut().rev().take(1).for_each(|incident| incident.undone = Some(undone));
         std::thread::sleep(WATCHED);
         let silence = self.longest_silence()?;
         let explained = judge(&self.incidents, &self.load.so_far().hurt)?;
@@ -193,7 +206,11 @@ impl Soak {
             Blow::GatewayDrained => order(amber, "drain gateway 1 --wait"),
             Blow::PeerDrained => order(amber, "peers drain cedar"),
             Blow::ClusterDrained => order(cedar, "drain"),
-            Blow::ClusterCutOff => cedar.cluster().cut_off(),
+            Blow::ClusterCutOff => {
+                cedar.cluster().cut_off()?;
+                self.load.cluster_is_lost(cedar.cluster().name());
+                Ok(())
+            }
         }?;
         Ok(Duration::ZERO)
     }
@@ -206,7 +223,10 @@ impl Soak {
             Blow::GatewayDrained => order(amber, "drain gateway 1 --undo --wait")?,
             Blow::PeerDrained => order(amber, "peers drain cedar --undo --wait")?,
             Blow::ClusterDrained => order(cedar, "drain --undo --wait")?,
-            Blow::ClusterCutOff => cedar.cluster().reconnect()?,
+            Blow::ClusterCutOff => {
+                self.load.cluster_is_back(cedar.cluster().name());
+                cedar.cluster().reconnect()?;
+            }
         }
         self.three.all().iter().try_for_each(|deployment| deployment.wait_until_ready(PATIENCE))?;
         amber.wait_until_connected(cedar.cluster().name(), PATIENCE)?;
@@ -218,6 +238,33 @@ impl Soak {
     }
 }
 
+/// Both services, at all DNS servers of amber.
+fn lookups(three: &ThreeClusters, pages: [SocketAddr; 2]) -> Result<Lookups> {
+    let mut right: BTreeMap<IpAddr, Option<String>> = pages.iter().map(|page| (page.ip(), None)).collect();
+    for server in &three.servers {
+        let cluster = Some(server.node().cluster_name().to_owned());
+        right.extend(server.addresses().both().map(|address| (address, cluster.clone())));
+    }
+    let name = |service: &str| format!("{service}.shop.svc.clusterset.local.");
+    let lookups = Lookups {
+        servers: three.amber.cluster().name_servers().iter().map(|node| node.addresses().with_port(53)).collect(),
+        names: vec![name("web"), name(cluster_lost::HEADLESS)],
+        right,
+    };
+    // The second server hears of new services when the first does, and not because of it.
+    for server in lookups.servers.iter().flatten() {
+        for name in &lookups.names {
+            three.amber.eventually(PATIENCE, &format!("{server} knows {name}"), || {
+                let kind = RecordType::A;
+                let answer = dns::query(&three.client, *server, name, kind, dns::Transport::Udp, PATIENCE)?;
+                ensure!(!dns::addresses(&answer).is_empty(), "{}", answer.metadata.response_code);
+                Ok(())
+            })?;
+        }
+    }
+    Ok(lookups)
+}
+
 /// Types a command that must end well.
 fn order(deployment: &Deployment, command: &str) -> Result<()> {
     deployment.types(command, 0).map(drop)
@@ -225,10 +272,12 @@ fn order(deployment: &Deployment, command: &str) -> Result<()> {
 
 /// How much each incident explains. Errors: something is explained by none.
 fn judge(incidents: &[Incident], hurt: &[Hurt]) -> Result<Vec<u64>> {
-    let (explained, unexplained) = attribute(incidents, hurt);
+    let (explained, mut unexplained) = attribute(incidents, hurt);
     if unexplained.is_empty() {
         return Ok(explained);
     }
+    // What another server made good comes last.
+    unexplained.sort_by_key(|one| one.of == Harmed::OneServer);
     let mut text = String::from("lost or late, and no event explains it:\n");
     for one in unexplained.iter().take(MOST_TOLD) {
         let last = incidents.iter().rfind(|incident| incident.begun <= one.ended);

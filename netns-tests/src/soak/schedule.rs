@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::scenario::failover::Event;
+use crate::soak::attribution::Servers;
 
 /// Something done to running clusters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +54,18 @@ impl Blow {
             Self::Gateway(_) => Duration::from_secs(1),
             Self::ClusterCutOff => Duration::from_secs(2),
             _ => Duration::ZERO,
+        }
+    }
+}
+
+impl Blow {
+    /// Which of the clients' DNS servers it takes away: there is one on each gateway host.
+    pub const fn servers(self) -> Servers {
+        use Event::{CutOff, Deaf, Mute, RestartedHere, Unplugged};
+        match self {
+            Self::Gateway(Unplugged | CutOff | Mute | Deaf) => Servers::One,
+            Self::Gateway(RestartedHere) => Servers::All,
+            _ => Servers::None,
         }
     }
 }

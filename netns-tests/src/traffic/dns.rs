@@ -58,7 +58,8 @@ pub fn exchange_datagram(host: &Host, server: SocketAddr, datagram: &[u8], limit
     host.run(|| exchange(server, datagram, Transport::Udp, limit))?
 }
 
-fn question(name: &str, kind: RecordType, transport: Transport) -> Result<Vec<u8>> {
+/// A question's bytes, with a number of its own.
+pub(super) fn question(name: &str, kind: RecordType, transport: Transport) -> Result<Vec<u8>> {
     /// Tells the questions of one run from each other.
     static IDENTIFIER: AtomicU16 = AtomicU16::new(1);
     let identifier = IDENTIFIER.fetch_add(1, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! Steady load: connections and datagrams at a rate, and when those were under way that were lost or late.
+//! Steady load: connections, datagrams and lookups at a rate, and when those were under way that were lost or late.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -14,6 +14,7 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::host::Host;
+use crate::traffic::lookups::{self, Lookups};
 
 /// A request that takes longer is late: TCP sends a lost SYN again after a second, so anything near that was a loss.
 const LATE: Duration = Duration::from_millis(900);
@@ -36,15 +37,39 @@ pub struct Rates {
     /// Requests, each over a connection of its own.
     pub connections: u32,
     pub datagrams: u32,
+    /// Questions to DNS servers, all of them together.
+    pub queries: u32,
 }
 
-/// Something lost or late. Times are since the load's beginning.
+/// Whom a load asks.
+#[derive(Clone, Debug)]
+pub struct Targets {
+    /// Where HTTP is answered.
+    pub pages: Vec<SocketAddr>,
+    /// Where datagrams come back from.
+    pub echoes: Vec<SocketAddr>,
+    pub lookups: Lookups,
+}
+
+/// What was lost, late or wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Harmed {
+    /// A request, or datagrams.
+    Traffic,
+    /// One DNS server's answer, and another server's was right.
+    OneServer,
+    /// A name: no server had the right answer.
+    Name,
+}
+
+/// Something lost, late or wrong. Times are since the load's beginning.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hurt {
     pub begun: Duration,
     pub ended: Duration,
     /// Datagrams that were lost one after the other are told together.
     pub count: u64,
+    pub of: Harmed,
     pub what: String,
 }
 
@@ -53,6 +78,8 @@ pub struct Hurt {
 pub struct Report {
     pub requests: u64,
     pub datagrams: u64,
+    /// Names that all servers were asked for.
+    pub lookups: u64,
     pub hurt: Vec<Hurt>,
 }
 
@@ -62,28 +89,30 @@ pub struct Load {
     thread: Option<JoinHandle<Result<Result<()>>>>,
 }
 
-struct Shared {
+pub(super) struct Shared {
     begun: Instant,
     stop: AtomicBool,
     report: Mutex<Report>,
+    /// Clusters that nothing reaches, and since when.
+    lost: Mutex<BTreeMap<String, Duration>>,
 }
 
 impl Load {
     /// The rate grows until then: caches are empty at first, and nobody's load begins at once.
     pub const FULL_AFTER: Duration = Duration::from_secs(2);
 
-    /// From `host`: requests to `pages`, which answer HTTP, and datagrams to `echoes`, in turn.
-    pub fn start(host: &Host, pages: Vec<SocketAddr>, echoes: Vec<SocketAddr>, rates: Rates) -> Result<Self> {
-        ensure!(!pages.is_empty() && !echoes.is_empty(), "a load needs somebody to ask");
+    /// From `host`: requests, datagrams and lookups to the targets in turn.
+    pub fn start(host: &Host, targets: Targets, rates: Rates) -> Result<Self> {
+        ensure!(!targets.pages.is_empty() && !targets.echoes.is_empty(), "a load needs somebody to ask");
         // Everybody may open as many files as the hard limit says; the soft one is often 1,024.
         let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
         setrlimit(Resource::RLIMIT_NOFILE, most.min(MOST_UNDER_WAY * 2), most).context("raising the limit of files")?;
         let (begun, stop) = (Instant::now(), AtomicBool::new(false));
-        let shared = Arc::new(Shared { begun, stop, report: Mutex::default() });
+        let shared = Arc::new(Shared { begun, stop, report: Mutex::default(), lost: Mutex::default() });
         let running = shared.clone();
         let work = move || -> Result<()> {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(run(running, pages, echoes, rates))
+            runtime.block_on(run(running, targets, rates))
         };
         let thread = host.namespace().spawn(work)?;
         Ok(Self { shared, thread: Some(thread) })
@@ -92,6 +121,16 @@ impl Load {
     /// When it began: what [`Hurt`]'s times are counted from.
     pub fn begun(&self) -> Instant {
         self.shared.begun
+    }
+
+    /// From now on nothing reaches this cluster: its endpoints must leave the answers of DNS.
+    pub fn cluster_is_lost(&self, cluster: &str) {
+        self.shared.lost().insert(cluster.to_owned(), self.shared.now());
+    }
+
+    /// From now on it may be named again.
+    pub fn cluster_is_back(&self, cluster: &str) {
+        self.shared.lost().remove(cluster);
     }
 
     /// What came of it up to now.
@@ -116,25 +155,35 @@ impl Drop for Load {
 }
 
 impl Shared {
-    fn report(&self) -> MutexGuard<'_, Report> {
+    pub(super) fn report(&self) -> MutexGuard<'_, Report> {
         self.report.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn now(&self) -> Duration {
+    fn lost(&self) -> MutexGuard<'_, BTreeMap<String, Duration>> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How long ago, at this time, the cluster was lost; none while it lives.
+    pub(super) fn lost_for(&self, cluster: &str, at: Duration) -> Option<Duration> {
+        self.lost().get(cluster).map(|since| at.saturating_sub(*since))
+    }
+
+    pub(super) fn now(&self) -> Duration {
         self.begun.elapsed()
     }
 
-    fn is_stopped(&self) -> bool {
+    pub(super) fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Acquire)
     }
 
-    fn hurt(&self, hurt: Hurt) {
+    pub(super) fn hurt(&self, hurt: Hurt) {
         self.report().hurt.push(hurt);
     }
 }
 
-async fn run(shared: Arc<Shared>, pages: Vec<SocketAddr>, echoes: Vec<SocketAddr>, rates: Rates) -> Result<()> {
-    let mut flows = Vec::new();
+async fn run(shared: Arc<Shared>, targets: Targets, rates: Rates) -> Result<()> {
+    let Targets { pages, echoes, lookups } = targets;
+    let mut flows = vec![tokio::spawn(lookups::look_up(shared.clone(), lookups, rates.queries))];
     for target in echoes.iter().cycle().take(FLOWS) {
         let from: SocketAddr = match target {
             SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
@@ -153,7 +202,7 @@ async fn run(shared: Arc<Shared>, pages: Vec<SocketAddr>, echoes: Vec<SocketAddr
 }
 
 /// How many are to be sent by now, at so many a second.
-fn due(now: Duration, rate: f64) -> u64 {
+pub(super) fn due(now: Duration, rate: f64) -> u64 {
     let (now, full_after) = (now.as_secs_f64(), Load::FULL_AFTER.as_secs_f64());
     let seconds_at_full_rate = if now < full_after { now * now / full_after / 2.0 } else { now - full_after / 2.0 };
     (seconds_at_full_rate * rate) as u64
@@ -175,7 +224,7 @@ async fn ask(shared: &Arc<Shared>, pages: &[SocketAddr], rate: u32) {
             if Arc::strong_count(&under_way) as u64 > MOST_UNDER_WAY {
                 let now = shared.now();
                 let what = format!("request to {target}: not begun, too many are under way");
-                shared.hurt(Hurt { begun: now, ended: now, count: 1, what });
+                shared.hurt(Hurt { begun: now, ended: now, count: 1, of: Harmed::Traffic, what });
                 continue;
             }
             let (shared, under_way) = (shared.clone(), under_way.clone());
@@ -201,7 +250,7 @@ async fn request(shared: &Shared, target: SocketAddr) {
         Ok(Err(error)) => format!("{error:#}"),
         Err(_) => format!("no answer for {} s", GIVEN_UP.as_secs()),
     };
-    shared.hurt(Hurt { begun, ended, count: 1, what: format!("request to {target}: {reason}") });
+    shared.hurt(Hurt { begun, ended, count: 1, of: Harmed::Traffic, what: format!("request to {target}: {reason}") });
 }
 
 async fn exchange(target: SocketAddr) -> Result<()> {
@@ -261,7 +310,8 @@ fn tell_lost(shared: &Shared, under_way: &mut BTreeMap<u64, Duration>, target: S
     {
         let sent = first.remove();
         let what = || format!("datagram to {target}: lost");
-        let hurt = told.get_or_insert_with(|| Hurt { begun: sent, ended: sent, count: 0, what: what() });
+        let first = || Hurt { begun: sent, ended: sent, count: 0, of: Harmed::Traffic, what: what() };
+        let hurt = told.get_or_insert_with(first);
         hurt.count += 1;
         hurt.ended = sent + ON_ITS_WAY;
     }

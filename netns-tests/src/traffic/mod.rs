@@ -7,6 +7,7 @@ pub mod dns;
 pub mod http;
 pub mod icmp;
 pub mod load;
+pub mod lookups;
 pub mod pulse;
 pub mod sctp;
 pub mod stream;
