@@ -20,6 +20,7 @@ use crate::host::{SHARED_FOLDER, own_program};
 use crate::manifest;
 use crate::node::Node;
 use crate::process::Process;
+use crate::terminal::Terminal;
 
 /// Where the controller listens on the gateway node.
 const CONTROLLER_PORT: u16 = 7443;
@@ -270,6 +271,13 @@ impl Deployment {
         let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         ensure!(output.status.code() == Some(code), "tombolo {command}: {}, not {code}:\n{text}", output.status);
         Ok(text)
+    }
+
+    /// Types a command at a terminal of the cluster's gateway host, where it may ask.
+    pub fn types_at_terminal(&self, command: &str) -> Result<Terminal> {
+        let mut program = Command::new(own_program()?);
+        program.arg("tombolo").args(command.split(' '));
+        Terminal::start(self.cluster().gateway()?, program)
     }
 
     /// Types a command until it ends with `code` and prints each of `texts`.

@@ -39,6 +39,7 @@ pub mod recording;
 pub mod sandbox;
 pub mod scenario;
 pub mod soak;
+pub mod terminal;
 pub mod traffic;
 pub mod wireguard_go;
 pub mod world;
