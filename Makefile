@@ -1,7 +1,7 @@
 # Every command of the day, a line each. None of them needs root, Docker or a cluster.
 CARGO ?= cargo
 
-.PHONY: help demo bench-failover test lint soak soak-namespaces fuzz doctor fmt
+.PHONY: help demo bench-failover bench-links test lint soak soak-namespaces fuzz doctor fmt
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 16
 
@@ -12,6 +12,10 @@ demo: ## three clusters on this machine, joined; HOLD=1 keeps them up
 bench-failover: ## gateways, agents and whole clusters lost in every way, 20 times each, as a table (40 minutes); RUNS=3 is quicker, ONLY="cluster" picks
 	$(CARGO) build --locked -p netns-tests --bins
 	$(CARGO) run --locked --quiet -p netns-tests --bin bench-failover -- $(if $(RUNS),--runs $(RUNS)) $(if $(ONLY),--only "$(ONLY)")
+
+bench-links: ## how many links a gateway keeps its promise for, and what they cost; LINKS=100,400 RUNS=5
+	$(CARGO) build --locked --workspace --example many_peers
+	"$${CARGO_TARGET_DIR:-target}/debug/examples/many_peers" $(if $(LINKS),--links $(LINKS)) $(if $(RUNS),--runs $(RUNS))
 
 test: ## every test; says what this machine lacks first
 	$(CARGO) run --locked --quiet -p netns-tests --bin doctor -- --for-tests

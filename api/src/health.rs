@@ -77,5 +77,31 @@ pub struct ClusterHealth {
     pub round_trip: Option<Duration>,
 }
 
+/// Between two questions of one agent to one gateway that answers.
+pub const ASK_EVERY: Duration = Duration::from_millis(100);
+
+/// Agents that may ask at that pace: at a hundred peers a thousand of them take a gateway a sixth of a core
+/// (`make bench-links` measures half of that).
+pub const FULL_PACE_AGENTS: usize = 1_000;
+
+/// Between two questions of one agent where so many ask: all together never ask more often than [`FULL_PACE_AGENTS`] do.
+pub fn ask_every(agents: usize) -> Duration {
+    let agents = u32::try_from(agents.max(FULL_PACE_AGENTS)).unwrap_or(u32::MAX);
+    ASK_EVERY.saturating_mul(agents) / FULL_PACE_AGENTS as u32
+}
+
 /// The health of every cluster this one knows, the local one left out: it needs no tunnel.
 pub type ClusterHealths = BTreeMap<ClusterId, ClusterHealth>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thousand_agents_ask_ten_times_a_second_and_more_share_what_those_had() {
+        for agents in [0, 1, 1_000] {
+            assert_eq!(ask_every(agents), ASK_EVERY);
+        }
+        assert_eq!(ask_every(2_500), Duration::from_millis(250));
+    }
+}

@@ -103,7 +103,8 @@ impl Keeper {
             .collect();
         let states = self.view.gateway_states();
         let draining = states.iter().filter(|gateway| gateway.draining).map(|gateway| gateway.slot).collect();
-        Targets { gateways, key: self.view.key().cloned(), draining }.send_to(&self.targets);
+        // DNS servers are few, whatever else asks.
+        Targets { gateways, key: self.view.key().cloned(), draining, agents: 1 }.send_to(&self.targets);
     }
 }
 

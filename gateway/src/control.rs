@@ -14,6 +14,7 @@ use api::ClusterId;
 use api::health::HealthReport;
 use api::time::Instant;
 use arc_swap::ArcSwap;
+use gateway_core::pace::Pace;
 use gateway_core::paths::{PACKETS_PER_LINK, ROOM_PER_LINK, RefusedClaim, TICK};
 use gateway_core::transit::is_by_hub;
 use gateway_core::{
@@ -58,6 +59,7 @@ pub(crate) struct Snapshot {
     pub(crate) drain_is_acknowledged: bool,
     /// While our keys rotate: who still needs the old ones.
     pub(crate) waiting_for: Option<BTreeSet<ClusterId>>,
+    pub(crate) pace: Pace,
 }
 
 #[derive(Clone, Debug)]
@@ -338,6 +340,7 @@ fn snapshot_of(paths: &Paths, sessions: &[LaneSessions], refused: &[RefusedClaim
         refused_claims: refused.iter().map(ToString::to_string).collect(),
         drain_is_acknowledged: paths.drain_is_acknowledged(),
         waiting_for: paths.waiting_for(),
+        pace: paths.pace(),
     }
 }
 

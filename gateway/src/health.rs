@@ -22,6 +22,10 @@ use crate::udp::{BATCH, Departure, Receiver, Sender, Sockets};
 /// A report older than this is not passed on: four times its usual age.
 const OLDEST_REPORT: Duration = Duration::from_secs(1);
 
+/// What others see of this thread is at most so old: it costs as much as there are agents, and requests come by the
+/// thousand.
+const SHOWN_EVERY: Duration = Duration::from_millis(20);
+
 /// Room for one request: api::health bounds every message to this.
 const PIECE: usize = api::health::message::MAX_MESSAGE + 1;
 
@@ -80,6 +84,7 @@ impl Health {
         let mut sender = Sender::new();
         let descriptors: Vec<_> = sockets.descriptors().collect();
         let mut answered = 0;
+        let (mut shown_at, mut is_news) = (Instant::default(), false);
         while !self.stopping.load(Ordering::Acquire) {
             if let Some(keys) = self.keys.lock().unwrap_or_else(PoisonError::into_inner).take() {
                 answers.set_keys(keys);
@@ -98,14 +103,19 @@ impl Health {
                     Departure::uncut(pages.get(page).map_or(&[][..], Vec::as_slice), asked.from, asked.local)
                 });
             }
-            *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Shown {
-                agents: answers.agents(now).map(|(name, at)| (name.to_owned(), at)).collect(),
-                drain_is_acknowledged: answers.drain_is_acknowledged(now),
-                refusals: answers.refusals().clone(),
-                answered,
-            };
+            is_news |= !datagrams.is_empty();
+            if is_news && now.since(shown_at) >= SHOWN_EVERY {
+                (shown_at, is_news) = (now, false);
+                *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Shown {
+                    agents: answers.agents(now).map(|(name, at)| (name.to_owned(), at)).collect(),
+                    drain_is_acknowledged: answers.drain_is_acknowledged(now),
+                    refusals: answers.refusals().clone(),
+                    answered,
+                };
+            }
             if datagrams.is_empty() {
-                wait(&descriptors, &self.wake, PollTimeout::NONE)?;
+                let limit = if is_news { PollTimeout::from(SHOWN_EVERY.as_millis() as u8) } else { PollTimeout::NONE };
+                wait(&descriptors, &self.wake, limit)?;
             }
         }
         Ok(())

@@ -126,6 +126,9 @@ pub(crate) fn text(running: &Running, roster: Option<&Roster>) -> String {
         sent.get_or_create(&labels).inc_by(link.status.probes_sent);
         lost.get_or_create(&labels).inc_by(link.status.probes_lost);
     }
+    let every = Gauge::<f64, AtomicU64>::default();
+    every.set(snapshot.pace.probe_every.as_secs_f64());
+    registry.register_with_unit("gateway_probe_interval", "Time between two probes of a path", Unit::Seconds, every);
     let mtu = Family::<PeerLabels, Gauge>::default();
     let help = "Largest inner packet that reaches the peer";
     registry.register_with_unit("path_mtu", help, Unit::Bytes, mtu.clone());

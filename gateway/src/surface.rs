@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use api::ClusterId;
+use api::health::{ASK_EVERY, FULL_PACE_AGENTS, ask_every};
 use api::report::{
     EventReport, FeedReport, GatewayReport, LaneReport, PathReport, PingReport, RefusalReport, SessionReport,
 };
 use api::surface::{Readiness, Surface};
 use api::time::WallTime;
 use arc_swap::ArcSwapOption;
+use gateway_core::pace::{FULL_PACE_LINKS, SILENCE};
 use gateway_core::roster::Roster;
 use gateway_core::transit::is_by_hub;
 use gateway_core::{PathState, RefusalRecord};
@@ -117,12 +119,12 @@ impl Shared {
             draining: snapshot.report.draining,
             lanes: lanes.collect(),
             peers: paths(&snapshot, self.roster.load_full().as_deref(), &running.transit),
-            problems: self.problems(&snapshot),
+            problems: self.problems(&snapshot, running.health.shown().agents.len()),
             feed,
         }
     }
 
-    fn problems(&self, snapshot: &Snapshot) -> Vec<String> {
+    fn problems(&self, snapshot: &Snapshot, agents: usize) -> Vec<String> {
         let clock = self.clock_went_back().map(|behind| {
             let seconds = behind.as_secs();
             format!("ClockWentBack: this host's clock was {seconds} s behind its last run; check its time service")
@@ -134,7 +136,32 @@ impl Shared {
         let narrow = narrow.into_iter().map(|peer| {
             format!("{peer}: not even 1280 bytes pass whole inside the tunnel, so datagrams are cut, over IPv4 on their way and over IPv6 here: slow; check the MTU of the network between")
         });
-        clock.into_iter().chain(unused).chain(snapshot.refused_claims.clone()).chain(narrow).collect()
+        let pace = snapshot.pace;
+        let slowed = pace.is_slowed().then(|| {
+            format!(
+                "{} links: each is probed every {} ms, so one that died is out of use after {} ms, where up to {FULL_PACE_LINKS} are out after {} ms; fewer lanes, here or at the peers, make it faster",
+                snapshot.links.len(),
+                pace.probe_every.as_millis(),
+                pace.silence.as_millis(),
+                SILENCE.as_millis()
+            )
+        });
+        let crowded = (agents > FULL_PACE_AGENTS).then(|| {
+            let every = ask_every(agents);
+            format!(
+                "{agents} nodes and DNS servers ask for health, each every {} ms, so a gateway that dies is out of use up to {} ms later than where up to {FULL_PACE_AGENTS} ask",
+                every.as_millis(),
+                every.saturating_sub(ASK_EVERY).as_millis()
+            )
+        });
+        clock
+            .into_iter()
+            .chain(slowed)
+            .chain(crowded)
+            .chain(unused)
+            .chain(snapshot.refused_claims.clone())
+            .chain(narrow)
+            .collect()
     }
 
     fn refusals(&self) -> Vec<RefusalReport> {

@@ -424,6 +424,7 @@ impl Owner {
                 .collect(),
             key: self.key.clone(),
             draining: reports.answering().into_iter().filter(draining).collect(),
+            agents: self.core.node_count(),
         };
         let shown = Shown::of(&self.core, &self.awaited, self.key.is_some(), &targets);
         targets.send_to(&self.outlets.targets);

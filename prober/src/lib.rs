@@ -6,15 +6,15 @@
 
 mod questions;
 
-use api::health::HealthReport;
 use api::health::message::{AgentKey, MAX_MESSAGE, Nonce};
+use api::health::{ASK_EVERY, HealthReport, ask_every};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::questions::{INTERVAL, Questions};
+use crate::questions::Questions;
 
 /// What a prober tells.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,6 +34,8 @@ pub struct Targets {
     pub key: Option<AgentKey>,
     /// Gateways that said they are going away, and are not used any more: they are told that they may go.
     pub draining: Vec<u16>,
+    /// Agents that ask them: where there are very many, each asks more rarely.
+    pub agents: usize,
 }
 
 impl Targets {
@@ -71,7 +73,7 @@ impl<Told: From<News>> Prober<Told> {
         let (mut first, mut second) = ([0u8; MAX_MESSAGE + 1], [0u8; MAX_MESSAGE + 1]);
         self.take_targets();
         loop {
-            let pause = self.questions.next_due().map_or(INTERVAL, |due| due.since(clock::now()));
+            let pause = self.questions.next_due().map_or(ASK_EVERY, |due| due.since(clock::now()));
             let news = tokio::select! {
                 () = stop.cancelled() => return,
                 changed = self.targets.changed() => {
@@ -99,6 +101,7 @@ impl<Told: From<News>> Prober<Told> {
         // Without a key nobody can be asked.
         let slots = targets.gateways.keys().copied().filter(|_| targets.key.is_some());
         self.questions.set_gateways(slots);
+        self.questions.set_pace(ask_every(targets.agents));
         for slot in targets.draining.iter().filter(|slot| !self.draining.contains(slot)) {
             self.questions.hurry(*slot);
         }
@@ -154,7 +157,8 @@ mod tests {
         let gateway = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let key = MasterKey { id: 3, secret: [9; 32] }.agent_key("worker");
         let gateways = BTreeMap::from([(0, vec![gateway.local_addr().unwrap()])]);
-        let (_targets, seen) = watch::channel(Targets { gateways, key: Some(key.clone()), draining: vec![] });
+        let (_targets, seen) =
+            watch::channel(Targets { gateways, key: Some(key.clone()), draining: vec![], agents: 1 });
         let (told, mut heard) = mpsc::channel::<News>(8);
         let stop = CancellationToken::new();
         let running = tokio::spawn(Prober::new("worker".into(), seen, told).run(stop.clone()));
@@ -184,12 +188,13 @@ mod tests {
     async fn a_gateway_that_is_new_is_asked_at_once_and_nobody_before_there_is_a_key() {
         let gateway = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let gateways = BTreeMap::from([(0, vec![gateway.local_addr().unwrap()])]);
-        let (targets, seen) = watch::channel(Targets { gateways: gateways.clone(), key: None, draining: vec![] });
+        let (targets, seen) =
+            watch::channel(Targets { gateways: gateways.clone(), key: None, draining: vec![], agents: 1 });
         let (told, _heard) = mpsc::channel::<News>(8);
         let stop = CancellationToken::new();
         let running = tokio::spawn(Prober::new("worker".into(), seen, told).run(stop.clone()));
         let key = MasterKey { id: 3, secret: [9; 32] }.agent_key("worker");
-        Targets { gateways, key: Some(key.clone()), draining: vec![0] }.send_to(&targets);
+        Targets { gateways, key: Some(key.clone()), draining: vec![0], agents: 1 }.send_to(&targets);
         let mut buffer = [0; MAX_MESSAGE];
         let (length, _) = gateway.recv_from(&mut buffer).await.unwrap();
         // The first that comes is signed: without a key nothing was sent.

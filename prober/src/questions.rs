@@ -4,12 +4,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use api::health::HealthReport;
 use api::health::message::{AgentKey, HealthRequest, Nonce, ReplyPage, ReplyPages};
+use api::health::{ASK_EVERY, HealthReport};
 use api::time::Instant;
-
-/// Between two questions to one gateway while it answers.
-pub(crate) const INTERVAL: Duration = Duration::from_millis(100);
 
 /// Between two questions while an answer is late: so the ten questions without which nobody is taken as silent
 /// (`routing::gateway_reports::UNANSWERED`) fit into the time after which it is (`SILENCE`, 400 ms).
@@ -58,12 +55,19 @@ impl Asking {
 /// The latest questions to each gateway, by its slot.
 pub(crate) struct Questions {
     agent: String,
+    /// Between two questions to one gateway while it answers.
+    every: Duration,
     gateways: BTreeMap<u16, Asking>,
 }
 
 impl Questions {
     pub(crate) fn new(agent: String) -> Self {
-        Self { agent, gateways: BTreeMap::new() }
+        Self { agent, every: ASK_EVERY, gateways: BTreeMap::new() }
+    }
+
+    /// Asks so often from now on; the next question of each gateway comes as it was set.
+    pub(crate) fn set_pace(&mut self, every: Duration) {
+        self.every = every;
     }
 
     /// Asks these gateways from now on, those that are new at once, and forgets all others.
@@ -81,9 +85,10 @@ impl Questions {
 
     /// The gateways to ask now. Each counts as asked, whether a question can be sent or not.
     pub(crate) fn due(&mut self, now: Instant) -> Vec<u16> {
+        let every = self.every;
         let due = self.gateways.iter_mut().filter(|(_, asking)| asking.due() <= now);
         due.map(|(slot, asking)| {
-            asking.next = Some(now + INTERVAL);
+            asking.next = Some(now + every);
             *slot
         })
         .collect()
@@ -217,6 +222,25 @@ mod tests {
         assert!((10..=OPEN).contains(&in_vain), "{times:?}");
         let later = times.iter().filter(|time| (2_000..3_000).contains(*time)).count();
         assert_eq!(later, 10, "{times:?}");
+    }
+
+    #[test]
+    fn where_very_many_ask_each_asks_more_rarely_and_a_silent_gateway_still_as_often_as_it_takes() {
+        let mut questions = asked(0, &[]);
+        questions.set_pace(Duration::from_millis(300));
+        let mut times = Vec::new();
+        for time in 0..2_000 {
+            for slot in questions.due(at(time)) {
+                questions.ask(slot, [times.len() as u8; 16], &key(), false, at(time));
+                times.push(time);
+                if time < 1_000 {
+                    questions.take(&answer(slot, &[times.len() as u8 - 1; 16], &key()));
+                }
+            }
+        }
+        assert_eq!(times.iter().filter(|time| **time < 1_000).count(), 4, "{times:?}");
+        // The last answer came at 900 ms, the next question at 1,200: ten are in vain 300 ms later.
+        assert!(times.iter().filter(|time| (1_000..1_500).contains(*time)).count() >= 10, "{times:?}");
     }
 
     #[test]

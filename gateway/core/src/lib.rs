@@ -38,7 +38,8 @@
 //! [`packet`] is the only place that looks into foreign IP bytes, [`datagram`] into foreign WireGuard headers, [`probe`]
 //! into probes; [`translation`] is the only one that changes packets. [`transit`] carries datagrams past a third cluster
 //! where two cannot reach each other. [`roster`] makes the topology of the cluster's objects, [`export_index`] what peers
-//! may connect to. [`refusal`] lists every reason to drop something. [`path`] is the life of one link as a state machine.
+//! may connect to. [`refusal`] lists every reason to drop something. [`path`] is the life of one link as a state machine,
+//! [`pace`] how often many of them are asked.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -55,6 +56,7 @@ pub mod inbound;
 pub mod link;
 pub mod outbound;
 pub mod outer_fragments;
+pub mod pace;
 pub mod packet;
 pub mod packet_too_big;
 mod pairing;

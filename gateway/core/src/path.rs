@@ -3,28 +3,27 @@
 //! The budget is 400 ms from the last packet to [`PathState::Down`], so that a TCP flow on another link goes on within a
 //! second (its second retransmission comes at about 0.6 s). It is spent so: one probe interval of 100 ms, 80 ms until its
 //! answer is late, then probes every 20 ms until ten are unanswered. Where the round trip or its jitter is large it is
-//! exceeded: an answer could not be back yet.
+//! exceeded: an answer could not be back yet. So it is on a gateway with very many links: see [`crate::pace`].
 
 use alloc::vec::Vec;
-use core::fmt;
 use core::net::SocketAddr;
 use core::time::Duration;
 
-use api::health::{PathReason, Reachability};
 use api::time::Instant;
 
 use crate::endpoints::Endpoints;
+use crate::pace::{Pace, SILENCE};
 use crate::path_mtu::{PathMtu, SizeProbe, SmallProbes};
 use crate::probe::{Probe, ProbeKind};
 use crate::probe_log::ProbeLog;
 use crate::transit;
 
-/// Between probes while all is well.
-pub const PROBE_EVERY: Duration = Duration::from_millis(100);
+mod status;
+
+pub use status::{Cause, PathState, PathStatus};
+
 /// Between probes while an answer is late, and while a path comes back: ten of them fit what is left of the budget.
 pub const PROBE_FAST: Duration = Duration::from_millis(20);
-/// The shortest silence that means anything, on paths of up to 100 ms.
-pub const SILENCE: Duration = Duration::from_millis(400);
 /// Fewer unanswered probes prove nothing, however long it has been: this machine may have been asleep.
 pub const UNANSWERED: u32 = 10;
 /// Unanswered probes before a handshake is tried; a single loss is no reason to agree on new keys.
@@ -32,15 +31,14 @@ const UNANSWERED_FOR_HANDSHAKE: u32 = 3;
 /// Unanswered probes before a peer that was heard is called at all of its addresses at once: so many that a path which
 /// loses a fifth does not change its way more than once in half an hour, so few that the budget holds.
 const UNANSWERED_FOR_OTHERS: u32 = 6;
-/// Handshakes are asked for at most this often.
-pub const INITIATE_EVERY: Duration = Duration::from_secs(1);
 /// Answers in a row before a path that was down is up again: a path that flaps is worse than one that is away.
 const RECOVERY_ANSWERS: u32 = 3;
 /// How long a path must be up, to one and the same process, before it is used beside others that were so for long: the
 /// host of a gateway that comes back needs a moment to be ready for what comes out of its tunnels.
 pub const PROVEN_AFTER: Duration = Duration::from_secs(1);
-/// How long one says "I hear you" after hearing: two intervals and some, less than what the other needs to conclude.
-const HEARS_FOR: Duration = Duration::from_millis(250);
+/// For how many halves of a probe interval one says "I hear you" after hearing: two intervals and some, less than what
+/// the other needs to conclude.
+const HEARS_FOR_HALVES: u32 = 5;
 /// How often a peer that is reached by a hub is looked for directly, once a candidate: a path that opens is found while
 /// somebody still remembers opening it, and one that stays shut costs a datagram.
 const LOOK_DIRECTLY_EVERY: Duration = Duration::from_secs(10);
@@ -50,99 +48,6 @@ const STAYS_DIRECT: Duration = Duration::from_secs(1);
 /// When a WireGuard session must be replaced, and when it is dead (whitepaper, 6.1): what counts for other programs.
 const REKEY_AFTER: Duration = Duration::from_secs(120);
 const REJECT_AFTER: Duration = Duration::from_secs(180);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum PathState {
-    /// Nothing was measured yet. Not down, and never healthy.
-    Unknown,
-    Up,
-    Down,
-}
-
-/// Why a path is in its state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
-    /// No session yet, or no probe answered yet.
-    NoHandshakeYet,
-    Answering,
-    SilentPeer,
-    /// We hear the peer, it does not hear us.
-    PeerDoesNotHearUs,
-    /// The other end is another WireGuard program: a handshake is all one can see.
-    HandshakeAgreed,
-    HandshakeExpired,
-}
-
-impl Cause {
-    pub const fn sentence(self) -> &'static str {
-        match self {
-            Self::NoHandshakeYet => {
-                "no handshake was answered yet; check the endpoint, the keys, and that UDP gets through"
-            }
-            Self::Answering => "probes are answered",
-            Self::SilentPeer => "nothing authentic came for too long; check the peer's gateway and the network between",
-            Self::PeerDoesNotHearUs => "the peer is heard but does not hear us; check what drops UDP in our direction",
-            Self::HandshakeAgreed => "a handshake was agreed; this peer is not one that answers probes",
-            Self::HandshakeExpired => "no handshake for three minutes; check the peer",
-        }
-    }
-
-    pub const fn reason(self) -> PathReason {
-        match self {
-            Self::NoHandshakeYet => PathReason::NoHandshakeYet,
-            Self::Answering | Self::HandshakeAgreed => PathReason::Answering,
-            Self::SilentPeer | Self::HandshakeExpired => PathReason::SilentPeer,
-            Self::PeerDoesNotHearUs => PathReason::PeerDoesNotHearUs,
-        }
-    }
-}
-
-impl From<PathState> for Reachability {
-    fn from(state: PathState) -> Self {
-        match state {
-            PathState::Unknown => Self::Unknown,
-            PathState::Up => Self::Up,
-            PathState::Down => Self::Down,
-        }
-    }
-}
-
-impl fmt::Display for PathState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Unknown => "Unknown",
-            Self::Up => "Up",
-            Self::Down => "Down",
-        })
-    }
-}
-
-/// What an operator sees of a link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PathStatus {
-    pub state: PathState,
-    pub cause: Cause,
-    /// When this state began.
-    pub since: Instant,
-    pub endpoint: Option<SocketAddr>,
-    /// An average over many answers, and of the latest one.
-    pub round_trip: Option<Duration>,
-    pub last_round_trip: Option<Duration>,
-    /// Lost probes of the last 64, in thousandths.
-    pub loss_permille: u16,
-    /// Since the link exists. A probe counts as lost when 64 later ones were sent.
-    pub probes_sent: u64,
-    pub probes_lost: u64,
-    /// When anything authentic last came.
-    pub last_heard: Option<Instant>,
-    pub peer_draining: bool,
-    /// Largest inner packet that passes, at least 1280.
-    pub mtu: u16,
-    /// Since when, by measurement; `None` while it is only what is configured.
-    pub mtu_measured_since: Option<Instant>,
-    /// Whether not even 1280 bytes pass whole: outer packets are then cut on their way.
-    pub is_too_narrow: bool,
-}
 
 /// What the session says of itself, for one decision.
 #[derive(Clone, Copy, Debug)]
@@ -204,6 +109,7 @@ pub(crate) struct Resized {
 pub(crate) struct Path {
     /// False for another WireGuard program.
     probed: bool,
+    pace: Pace,
     state: PathState,
     cause: Cause,
     since: Instant,
@@ -235,6 +141,7 @@ impl Path {
     pub(crate) fn new(probed: bool, mtu: u16, now: Instant) -> Self {
         Self {
             probed,
+            pace: Pace::default(),
             state: PathState::Unknown,
             cause: Cause::NoHandshakeYet,
             since: now,
@@ -260,6 +167,11 @@ impl Path {
 
     pub(crate) fn set_mtu(&mut self, configured: u16) {
         self.mtu.set_ceiling(configured);
+    }
+
+    /// How often the path is probed from now on.
+    pub(crate) fn set_pace(&mut self, pace: Pace) {
+        self.pace = pace;
     }
 
     pub(crate) fn width(&self) -> Width {
@@ -292,7 +204,9 @@ impl Path {
             self.proven = true;
             work.proven = true;
         }
-        if self.wants_handshake(session, now) && self.initiated.is_none_or(|at| now.since(at) >= INITIATE_EVERY) {
+        if self.wants_handshake(session, now)
+            && self.initiated.is_none_or(|at| now.since(at) >= self.pace.initiate_every)
+        {
             work.initiate = self.endpoints.next_attempt();
             if work.initiate.is_some() {
                 self.initiated = Some(now);
@@ -315,7 +229,11 @@ impl Path {
             return self.probed.then(|| sized.map_or(self.probe_due(), |at| at.min(self.probe_due())));
         }
         self.endpoints.current()?;
-        Some(self.initiated.map_or(self.since, |at| at + INITIATE_EVERY))
+        Some(self.initiated.map_or(self.since, |at| at + self.pace.initiate_every))
+    }
+
+    pub(crate) fn is_probed(&self) -> bool {
+        self.probed
     }
 
     pub(crate) fn is_established(&self) -> bool {
@@ -389,7 +307,7 @@ impl Path {
 
     /// Whether we may say in a probe that we hear the peer.
     pub(crate) fn hears_peer(&self, now: Instant) -> bool {
-        self.heard.is_some_and(|at| now.since(at) < HEARS_FOR)
+        self.heard.is_some_and(|at| now.since(at) < self.pace.probe_every * HEARS_FOR_HALVES / 2)
     }
 
     pub(crate) fn peer_draining(&self) -> bool {
@@ -467,7 +385,7 @@ impl Path {
     /// probe could not be back yet.
     fn silence(&self) -> Duration {
         let usual = self.log.smoothed().unwrap_or_default();
-        SILENCE.max(Duration::from_millis(300) + usual + self.jitter())
+        (SILENCE.max(Duration::from_millis(300) + usual + self.jitter())) + self.pace.beyond_full()
     }
 
     fn late_at(&self) -> Option<Instant> {
@@ -493,7 +411,7 @@ impl Path {
         }
         let recovering = self.state == PathState::Down && self.answers_in_a_row > 0;
         let fast = recovering || (late && self.hurries_when_late());
-        self.next_probe = now + if fast { PROBE_FAST } else { PROBE_EVERY };
+        self.next_probe = now + if fast { PROBE_FAST } else { self.pace.probe_every };
         self.unheard = self.unheard.saturating_add(1);
         self.unanswered = self.unanswered.saturating_add(1);
         self.log.send(now)

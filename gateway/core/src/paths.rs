@@ -16,6 +16,7 @@ use crate::event::{Event, EventKind};
 use crate::inbound::Notice;
 use crate::link::{LaneNumber, Link, LinkId};
 use crate::outbound::Outgoing;
+use crate::pace::Pace;
 use crate::pairing::{free_number, identity, new_link, wanted_links};
 use crate::path::{Path, PathState, PathStatus, Resized, SessionView, Width, Work};
 use crate::path_mtu::{LARGEST, SizeProbe};
@@ -76,6 +77,7 @@ pub struct Paths {
     events_lost: u64,
     incarnation: u64,
     draining: bool,
+    pace: Pace,
     next_tick: Instant,
     /// Links whose sessions still have to look at their timers this time.
     ticking: BTreeSet<LinkId>,
@@ -98,6 +100,7 @@ impl Paths {
             events_lost: 0,
             incarnation,
             draining: false,
+            pace: Pace::default(),
             next_tick: now,
             ticking: BTreeSet::new(),
             probe: Arena::new(usize::from(LARGEST), 1),
@@ -146,6 +149,7 @@ impl Paths {
         self.table_is_news = true;
         self.clusters.retain(|id, _| self.topology.peers.iter().any(|peer| peer.id == *id));
         self.note_clusters(now);
+        self.set_pace();
         Reconfigured { added, removed, refused }
     }
 
@@ -200,6 +204,7 @@ impl Paths {
     pub fn poll<S: Sessions>(&mut self, lanes: &[S], out: &mut Arena<Sealed>, now: Instant) {
         if now >= self.next_tick {
             self.next_tick = now + TICK;
+            self.set_pace();
             self.ticking = self.links.keys().copied().collect();
         }
         while out.room().len() >= ROOM_PER_LINK {
@@ -318,7 +323,19 @@ impl Paths {
         HealthReport { slot: self.topology.ours.slot, draining: self.draining, peers }
     }
 
+    /// How often links are probed now.
+    pub fn pace(&self) -> Pace {
+        self.pace
+    }
+
     // Inside.
+
+    fn set_pace(&mut self) {
+        let waiting = self.links.values().filter(|(_, path)| !path.is_established()).count();
+        let probed = self.links.values().filter(|(_, path)| path.is_probed()).count();
+        self.pace = Pace::of(probed, waiting);
+        self.links.values_mut().for_each(|(_, path)| path.set_pace(self.pace));
+    }
 
     fn work<S: Sessions>(&mut self, id: LinkId, lanes: &[S], out: &mut Arena<Sealed>, now: Instant) {
         let Some((link, path)) = self.links.get_mut(&id) else { return };

@@ -276,3 +276,18 @@ fn another_wireguard_program_is_up_while_handshakes_succeed_and_is_never_probed(
     let work = path.poll(agreed, at(181_000));
     assert_eq!(work.changed, Some((PathState::Up, PathState::Down, Cause::HandshakeExpired)));
 }
+
+#[test]
+fn a_path_among_very_many_is_probed_at_their_pace_and_out_when_its_silence_is_over() {
+    let mut world = World::up(10);
+    world.path.set_pace(Pace::of(1_200, 0));
+    world.run_to(9_000);
+    let usual = world.probes.iter().filter(|at| (4_000..7_000).contains(*at)).count();
+    assert_eq!(usual, 10, "one every 300 ms: {:?}", world.probes);
+    assert_eq!(world.changes, [], "a slower pace is no loss");
+    let last = world.path.status(at(9_000)).last_heard.unwrap().as_micros() / 1_000;
+    world.here = false;
+    world.run_to(11_000);
+    let out = world.changes.first().expect("it went down").0 - last;
+    assert!((600..=620).contains(&out), "out after {out} ms");
+}

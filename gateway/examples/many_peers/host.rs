@@ -1,0 +1,84 @@
+//! A process that runs gateways: the one that is measured, or a crowd that it is joined to.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use store::Store;
+use tokio_util::sync::CancellationToken;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Metadata, Subscriber, span};
+
+use crate::member::Orders;
+use crate::memory::Memory;
+
+/// What it says when every gateway forwards.
+pub(crate) const READY: &str = "many_peers: all gateways forward";
+
+/// Runs every gateway that `orders` (a JSON list) names until it is killed. Their events go to `events`, a line each:
+/// the time in microseconds since boot, and the event.
+pub(crate) fn run(orders: &Path, events: &Path, state: &Path) -> Result<()> {
+    let orders: Vec<Orders> = serde_json::from_slice(&std::fs::read(orders)?)?;
+    tracing::subscriber::set_global_default(EventFile(Mutex::new(File::create(events)?)))?;
+    tokio::runtime::Runtime::new()?.block_on(async {
+        let mut running = Vec::new();
+        for order in orders {
+            let mut config = gateway::Config::new(&order.node, state.join(&order.node));
+            config.device_prefix = order.device_prefix;
+            config.port = Some(order.port);
+            config.health_port = Some(order.health_port);
+            let memory = Arc::new(Memory::default());
+            order.objects.into_iter().for_each(|object| memory.put(object));
+            let store = Store::new(memory as Arc<dyn store::Backend>);
+            running.push(gateway::start(config, store, CancellationToken::new()).await?);
+        }
+        for (surface, _) in &running {
+            while !surface.readiness().awaiting.is_empty() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        println!("{READY}");
+        for (_, task) in running {
+            task.await.context("a gateway's task")??;
+        }
+        Ok(())
+    })
+}
+
+/// Keeps what gateways log of their paths, with the time.
+struct EventFile(Mutex<File>);
+
+#[derive(Default)]
+struct Text(String);
+
+impl Visit for Text {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        use std::fmt::Write as _;
+        // Writing into a String cannot fail.
+        let _ = write!(self.0, " {}={value:?}", field.name());
+    }
+}
+
+impl Subscriber for EventFile {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target().starts_with("gateway") && *metadata.level() <= Level::INFO
+    }
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+    fn event(&self, event: &Event<'_>) {
+        let now = clock::now();
+        let mut text = Text::default();
+        event.record(&mut text);
+        let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Who reads it misses the event and says so.
+        let _ = writeln!(file, "{}{}", now.as_micros(), text.0);
+    }
+    fn enter(&self, _: &span::Id) {}
+    fn exit(&self, _: &span::Id) {}
+}
