@@ -2,129 +2,22 @@
 
 mod clusters;
 
-use std::collections::BTreeSet;
-
-use api::member_record::SignedRecord;
-use api::service_import::{ImportPort, ImportType};
+use api::member_record::{MemberState, SignedRecord};
 use api::time::WallTime;
-use clusters::liar::{Liar, Words, answer, framed, snapshot};
-use clusters::{Cluster, Splice, eventually};
-use controller_core::advertisement::{
-    AdvertisedEndpoint, AdvertisedService, AdvertisedSlice, ContentHash, Family, Item, ItemChange, ItemKey,
-    ServiceName, TargetPort,
-};
+use api::{ClusterPeer, LocalCluster};
+use clusters::besieged::{Besieged, PLAUSIBLE, honest, named, service, slice, slice_of, words};
+use clusters::eventually;
+use clusters::liar::{answer, framed, snapshot};
+use controller_core::advertisement::{ContentHash, ItemChange};
 use controller_core::message::Message;
-use serde_json::{Value, json};
-
-/// 2026-01-01: no time that a cluster would not believe.
-const PLAUSIBLE: WallTime = WallTime::from_millis(1_767_225_600_000);
+use serde_json::json;
 
 /// Where it is cut off it has named twice 10,000 services of some kilobytes each, and all tests here are one process.
 const MOST_KILOBYTES: u64 = 256 * 1024;
 
-/// amber imports from cedar, which is honest, and from birch, whose key a liar holds.
-struct Clusters {
-    amber: Cluster,
-    cedar: Cluster,
-    liar: Liar,
-    _splices: [Splice; 2],
-    /// The liar's folder, with its key.
-    _birch: Cluster,
-}
-
-impl Clusters {
-    async fn with(script: impl Fn(usize, &SignedRecord) -> Words + Send + Sync + 'static) -> Self {
-        let (amber, mut birch, cedar) =
-            (Cluster::start("amber", 1).await, Cluster::start("birch", 2).await, Cluster::start("cedar", 3).await);
-        amber.trust(&birch).await;
-        amber.trust(&cedar).await;
-        cedar.trust(&amber).await;
-        cedar.export(&["10.3.0.1"]);
-        let liar = Liar::instead_of(&mut birch, script).await;
-        let splices = [Splice::to(amber.socket(), "birch", liar.socket()), Splice::new(&amber, &cedar)];
-        Self { amber, cedar, liar, _splices: splices, _birch: birch }
-    }
-
-    async fn until_refused(&self, reason: &str) {
-        let refused = || async {
-            let refusals = self.amber.surface().answer("refusals")?;
-            let named = |refusal: &Value| refusal["reason"] == reason && refusal["peer"] == "birch";
-            refusals.as_array()?.iter().any(named).then_some(())
-        };
-        let shown = || self.amber.surface().answer("refusals").unwrap_or_default();
-        eventually(&format!("birch is refused as {reason}"), refused, shown).await;
-    }
-
-    /// What the honest cluster changes reaches amber, while the other goes on lying.
-    async fn the_honest_one_is_heard(&self) {
-        for address in ["10.3.0.7", "10.3.0.8"] {
-            self.cedar.endpoints(&[address]);
-            let arrived = || async {
-                let imported = self.amber.imported().await;
-                imported.contains(&("cedar".into(), address.into(), true)).then_some(())
-            };
-            let shown = || self.amber.surface().answer("status").unwrap_or_default();
-            eventually(&format!("{address} of cedar arrives"), arrived, shown).await;
-        }
-    }
-
-    async fn imported_from_birch(&self) -> BTreeSet<String> {
-        let imported = self.amber.imported().await;
-        imported.into_iter().filter(|(source, ..)| source == "birch").map(|(_, address, _)| address).collect()
-    }
-}
-
-fn service(first_exported: WallTime) -> Item {
-    Item::Service(AdvertisedService {
-        service_type: ImportType::ClusterSetIP,
-        ports: vec![ImportPort { name: "http".into(), protocol: "TCP".into(), app_protocol: None, port: 80 }],
-        session_affinity: None,
-        session_affinity_config: None,
-        internal_traffic_policy: None,
-        traffic_distribution: None,
-        exported_labels: [].into(),
-        exported_annotations: [].into(),
-        ip_families: vec![Family::V4],
-        first_exported,
-    })
-}
-
-fn slice(addresses: &[&str]) -> Item {
-    let endpoint = |address: &&str| AdvertisedEndpoint {
-        address: address.parse().unwrap(),
-        hostname: None,
-        node: None,
-        zone: None,
-        ready: true,
-        finishing: false,
-    };
-    Item::Slice(AdvertisedSlice {
-        family: Family::V4,
-        ports: vec![TargetPort { name: "http".into(), protocol: "TCP".into(), port: 8080, app_protocol: None }],
-        endpoints: addresses.iter().map(endpoint).collect(),
-    })
-}
-
-fn named(namespace: &str, name: &str) -> ItemKey {
-    ItemKey::service(ServiceName::new(namespace, name))
-}
-
-fn slice_of(name: &str) -> ItemKey {
-    ItemKey::slice(ServiceName::new("shop", name), "a")
-}
-
-/// Something true, so that it is seen what is left of it.
-fn honest() -> Vec<(ItemKey, Item)> {
-    vec![(named("shop", "web"), service(PLAUSIBLE)), (slice_of("web"), slice(&["10.2.0.1"]))]
-}
-
-fn words(frames: Vec<Vec<u8>>) -> Words {
-    Box::new(frames.into_iter())
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_member_may_not_say_is_refused_by_name_and_the_rest_of_what_it_says_is_taken() {
-    let clusters = Clusters::with(|_, record| {
+    let clusters = Besieged::with(|_, record| {
         let mut items = honest();
         items.extend([
             (named("kube-system", "dns"), service(PLAUSIBLE)),
@@ -151,7 +44,7 @@ async fn what_a_member_may_not_say_is_refused_by_name_and_the_rest_of_what_it_sa
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_no_message_ends_the_conversation_by_name_and_each_next_one_is_judged_anew() {
-    let clusters = Clusters::with(|number, record| {
+    let clusters = Besieged::with(|number, record| {
         let answered = answer(record, "one");
         let deep = format!(r#"{{"say":"page","items":{}{}}}"#, "[".repeat(50_000), "]".repeat(50_000));
         words(match number % 7 {
@@ -175,7 +68,7 @@ async fn what_is_no_message_ends_the_conversation_by_name_and_each_next_one_is_j
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_names_services_without_end_is_cut_off_and_costs_bounded_memory() {
-    let clusters = Clusters::with(|_, record| {
+    let clusters = Besieged::with(|_, record| {
         let page = |number: usize| {
             let item = |index| {
                 let key = named("shop", &format!("service-{}", number * 300 + index));
@@ -197,7 +90,7 @@ async fn a_member_that_names_services_without_end_is_cut_off_and_costs_bounded_m
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_whose_hash_is_a_lie_is_asked_again_and_one_that_is_new_each_time_too() {
-    let clusters = Clusters::with(|number, record| {
+    let clusters = Besieged::with(|number, record| {
         let epoch = format!("epoch-{number}");
         let empty = Message::Delta { changes: Vec::new(), hash: Some(ContentHash::default()), age: 0 };
         words(vec![answer(record, &epoch), snapshot(&honest()), empty.to_frame().unwrap()])
@@ -211,7 +104,7 @@ async fn a_member_whose_hash_is_a_lie_is_asked_again_and_one_that_is_new_each_ti
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_answers_and_then_says_nothing_holds_nobody_up_and_is_asked_again() {
-    let clusters = Clusters::with(|number, record| match number {
+    let clusters = Besieged::with(|number, record| match number {
         0 => words(Vec::new()),
         1 => words(vec![answer(record, "one")]),
         // Half a frame.
@@ -226,7 +119,7 @@ async fn a_member_that_answers_and_then_says_nothing_holds_nobody_up_and_is_aske
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_record_that_another_cluster_would_have_to_sign_is_refused_by_name() {
-    let clusters = Clusters::with(|_, record| {
+    let clusters = Besieged::with(|_, record| {
         let mut forged = record.clone();
         // One byte of what is signed.
         if let Some(byte) = forged.record.iter_mut().find(|byte| byte.is_ascii_lowercase()) {
@@ -242,6 +135,34 @@ async fn a_record_that_another_cluster_would_have_to_sign_is_refused_by_name() {
     };
     let shown = || clusters.amber.surface().answer("status").unwrap_or_default();
     eventually("the record is refused", refused, shown).await;
+    clusters.the_honest_one_is_heard().await;
+}
+
+/// A record is signed for ever; only its generation says that it is not the last word.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_that_was_true_once_does_not_undo_what_its_cluster_said_since() {
+    let clusters = Besieged::with(|_, record| words(vec![answer(record, "one"), snapshot(&honest())])).await;
+    let signed = |local: Option<LocalCluster>| SignedRecord::from_base64(&local?.status?.record).ok();
+    let active = clusters.cedar.until::<LocalCluster, _>(None, "local", signed).await;
+    let state = |peer: Option<ClusterPeer>| Some(peer?.newest_record()?.state);
+    let is_active = |peer| state(peer).filter(|state| *state == MemberState::Active);
+    clusters.amber.until::<ClusterPeer, _>(None, "cedar", is_active).await;
+
+    let manifest = std::fs::read_to_string(clusters.cedar.path("manifests/local.yaml")).unwrap();
+    clusters.cedar.put("local.yaml", &manifest.replacen("spec:\n", "spec:\n  state: Draining\n", 1));
+    let is_draining = |peer| state(peer).filter(|state| *state == MemberState::Draining);
+    clusters.amber.until::<ClusterPeer, _>(None, "cedar", is_draining).await;
+
+    let heard = || async { (clusters.imported_from_birch().await.len() == 1).then_some(()) };
+    eventually("the liar is heard", heard, || json!(clusters.liar.conversations())).await;
+    clusters.liar.say(&Message::Records { records: vec![active] }.to_frame().unwrap());
+    let late = [(named("shop", "late"), service(PLAUSIBLE)), (slice_of("late"), slice(&["10.2.0.9"]))];
+    let changes = late.into_iter().map(|(key, item)| ItemChange { key, item: Some(item.into()) }).collect();
+    clusters.liar.say(&Message::Delta { changes, hash: None, age: 0 }.to_frame().unwrap());
+    let taken = || async { clusters.imported_from_birch().await.contains("10.2.0.9").then_some(()) };
+    eventually("what came after the old record is taken", taken, || json!(clusters.liar.conversations())).await;
+    let cedar = clusters.amber.store().get::<ClusterPeer>(None, "cedar").await.unwrap();
+    assert_eq!(state(cedar), Some(MemberState::Draining));
     clusters.the_honest_one_is_heard().await;
 }
 

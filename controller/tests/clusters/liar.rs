@@ -3,8 +3,8 @@
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use api::member_record::SignedRecord;
@@ -16,11 +16,13 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use identity::{HANDSHAKE_LIMIT, Identity};
 use tokio::net::UnixListener;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::AbortHandle;
 
 use super::Cluster;
 
-/// What is said on one connection, frame by frame, as fast as it is read. Then nothing, and the connection stays open.
+/// What is said on one connection, frame by frame, as fast as it is read. Then the connection stays open for what comes
+/// to mind later: [`Liar::say`].
 pub(crate) type Words = Box<dyn Iterator<Item = Vec<u8>> + Send + Sync>;
 
 /// In the place of a cluster's controller. Ends when dropped.
@@ -28,6 +30,7 @@ pub(crate) struct Liar {
     socket: PathBuf,
     listening: AbortHandle,
     conversations: Arc<AtomicUsize>,
+    open: Arc<Mutex<Vec<UnboundedSender<Vec<u8>>>>>,
 }
 
 impl Liar {
@@ -48,18 +51,21 @@ impl Liar {
         let socket = cluster.path("liar.sock");
         let listener = UnixListener::bind(&socket).unwrap();
         let (script, conversations) = (Arc::new(script), Arc::new(AtomicUsize::new(0)));
-        let counted = Arc::clone(&conversations);
+        let (counted, open) = (Arc::clone(&conversations), Arc::new(Mutex::new(Vec::new())));
+        let speakers = Arc::clone(&open);
         let listening = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 let (config, script, record) = (Arc::clone(&config), Arc::clone(&script), record.clone());
-                let counted = Arc::clone(&counted);
+                let (counted, speakers) = (Arc::clone(&counted), Arc::clone(&speakers));
                 tokio::spawn(async move {
                     // Whoever does not want to talk is gone.
                     let Ok((tls, _)) = identity::accept(stream, &config, HANDSHAKE_LIMIT).await else { return };
                     let answer = service_fn(move |request: Request<Incoming>| {
                         let words = script(counted.fetch_add(1, Ordering::SeqCst), &record);
-                        let response = Response::new(Lies { words, _asked: request.into_body() });
+                        let (speaker, later) = unbounded_channel();
+                        speakers.lock().unwrap().push(speaker);
+                        let response = Response::new(Lies { words, later, _asked: request.into_body() });
                         async move { Ok::<_, Infallible>(response) }
                     });
                     let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
@@ -67,11 +73,16 @@ impl Liar {
                 });
             }
         });
-        Self { socket, listening: listening.abort_handle(), conversations }
+        Self { socket, listening: listening.abort_handle(), conversations, open }
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
         self.socket.clone()
+    }
+
+    /// Says this in every conversation that is open.
+    pub(crate) fn say(&self, frame: &[u8]) {
+        self.open.lock().unwrap().retain(|speaker| speaker.send(frame.to_vec()).is_ok());
     }
 
     /// How often it was asked what it exports.
@@ -88,6 +99,7 @@ impl Drop for Liar {
 
 struct Lies {
     words: Words,
+    later: UnboundedReceiver<Vec<u8>>,
     /// Not read; dropping it would end the conversation.
     _asked: Incoming,
 }
@@ -96,10 +108,14 @@ impl Body for Lies {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let frame = |word: Vec<u8>| Some(Ok(Frame::data(word.into())));
         match self.words.next() {
-            Some(word) => Poll::Ready(Some(Ok(Frame::data(word.into())))),
-            None => Poll::Pending,
+            Some(word) => Poll::Ready(frame(word)),
+            None => self.later.poll_recv(context).map(|word| word.and_then(frame)),
         }
     }
 }

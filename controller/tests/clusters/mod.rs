@@ -1,6 +1,7 @@
 //! Real controllers over folders of manifests, and gateways that are nothing but a splice.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub(crate) mod besieged;
 pub(crate) mod liar;
 
 use std::path::{Path, PathBuf};
