@@ -74,6 +74,8 @@ pub struct ClusterHealth {
     pub reason: PathReason,
     /// When this state began, on the reader's clock.
     pub since: Instant,
+    /// Until when a peer that fell silent and is heard again has to prove itself; none for one that did not.
+    pub proving_until: Option<Instant>,
     pub round_trip: Option<Duration>,
 }
 

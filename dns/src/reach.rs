@@ -19,6 +19,8 @@ pub struct Measured {
     pub local: Option<ClusterId>,
     /// Clusters that packets reach.
     pub up: BTreeSet<ClusterId>,
+    /// Those of them that came back a moment ago: answered where no other is.
+    pub proving: BTreeSet<ClusterId>,
     /// Why others are out of service, by the name of the reason.
     pub reasons: BTreeMap<ClusterId, String>,
 }
@@ -35,6 +37,11 @@ impl Reach {
             None => true,
             Some(measured) => measured.local.as_ref() == Some(cluster) || measured.up.contains(cluster),
         }
+    }
+
+    /// Whether the cluster came back so lately that others are answered in its stead.
+    pub fn is_proving(&self, cluster: &ClusterId) -> bool {
+        self.measured.as_ref().is_some_and(|measured| measured.proving.contains(cluster))
     }
 
     /// Why the cluster is out of service; `None` while it is in service.

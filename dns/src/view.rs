@@ -10,7 +10,7 @@ use api::kubernetes::{EndpointSlice, ObjectMeta, Secret};
 use api::names::{self, mcs};
 use api::time::Instant;
 use api::{ClusterId, ClusterPeer, ClusterRoutingPolicy, LocalCluster, RoutingPolicy, ServiceImport, TunnelGateway};
-use routing::{Cluster, Clusters, GatewayReports, Strangers};
+use routing::{Cluster, Clusters, GatewayReports, Reason, Strangers};
 use store::Event;
 
 use crate::catalog::Catalog;
@@ -258,7 +258,9 @@ impl View {
     /// When to [`publish`](Self::publish) again though nothing was told.
     pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let grace = self.started + routing::clusters::START_GRACE;
-        [self.reports.next_expiry(), (now < grace).then_some(grace)].into_iter().flatten().min()
+        let proving = self.reports.clusters().values().filter_map(|health| health.proving_until);
+        let proved = proving.filter(|until| now < *until).min();
+        [self.reports.next_expiry(), (now < grace).then_some(grace), proved].into_iter().flatten().min()
     }
 
     /// The zone as it is now, when it is another one than at the last call.
@@ -299,8 +301,11 @@ impl View {
         let mut measured = Measured { local: Some(clusters.local.clone()), ..Measured::default() };
         for cluster in clusters.remote.keys() {
             match clusters.standing(cluster, now) {
-                Ok(_) => {
+                Ok(reason) => {
                     measured.up.insert(cluster.clone());
+                    if reason == Reason::Proving {
+                        measured.proving.insert(cluster.clone());
+                    }
                 }
                 Err(reason) => {
                     measured.reasons.insert(cluster.clone(), reason.to_string());
@@ -374,8 +379,8 @@ impl View {
             let standing = clusters.standing(id, now).err()?;
             let health = cluster.health.as_ref();
             let reason = match standing {
-                routing::Reason::Drained | routing::Reason::Blocked => PathReason::DrainedHere,
-                routing::Reason::Draining | routing::Reason::Left => PathReason::PeerDraining,
+                Reason::Drained | Reason::Blocked => PathReason::DrainedHere,
+                Reason::Draining | Reason::Left => PathReason::PeerDraining,
                 _ => health.map_or(PathReason::NoHandshakeYet, |health| health.reason),
             };
             Some(OutOfService {

@@ -160,6 +160,33 @@ fn a_cluster_no_gateway_reaches_is_left_out_and_one_that_any_reaches_is_not() {
 }
 
 #[test]
+fn a_cluster_that_came_back_is_left_out_while_it_proves_itself_unless_nobody_else_answers() {
+    let just_up = |view: &mut View, peers: &[(&str, Reachability)], at: u64| {
+        let mut report = report(0, peers);
+        report.peers.iter_mut().for_each(|peer| peer.age = Duration::ZERO);
+        view.take_report(report, after(at));
+    };
+    let mut world = World::new();
+    world.hear(0, &BIRCH_DOWN, 3_000);
+    just_up(&mut world.view, &BOTH_UP, 3_100);
+    world.look(3_100);
+    assert_eq!(world.answered(), [1, 3]);
+    world.hear(0, &BOTH_UP, 3_400);
+    assert_eq!(world.view.next_deadline(after(3_400)), Some(after(3_400) + routing::gateway_reports::SILENCE));
+    world.hear(0, &BOTH_UP, 4_050);
+    assert_eq!(world.view.next_deadline(after(4_050)), Some(after(4_100)));
+    assert_eq!(world.answered(), [1, 3]);
+    world.look(4_100);
+    assert_eq!(world.answered(), [1, 2, 3]);
+
+    world.tell(Change::Slice(Event::Reset(vec![pod("birch", "10.2.0.1")])), 4_200);
+    world.hear(0, &BIRCH_DOWN, 4_300);
+    just_up(&mut world.view, &BOTH_UP, 4_400);
+    world.look(4_400);
+    assert_eq!(world.answered(), [2], "late answers are better than none");
+}
+
+#[test]
 fn when_every_gateway_is_silent_what_was_known_last_holds_and_is_marked() {
     let mut world = World::new();
     world.hear(0, &BIRCH_DOWN, 3000);

@@ -59,8 +59,9 @@ impl Clusters {
         Self { local, labels: BTreeMap::new(), remote: BTreeMap::new(), strangers: Strangers::Excluded, started }
     }
 
-    /// Whether new connections may go to `cluster` at all: `Ok` with [`Reason::Serving`] or
-    /// [`Reason::NotMeasuredYet`], else the reason against it. Says nothing of endpoints and policy.
+    /// Whether new connections may go to `cluster` at all: `Ok` with [`Reason::Serving`],
+    /// [`Reason::NotMeasuredYet`], or [`Reason::Proving`], which is worth less than the others; else the reason against
+    /// it. Says nothing of endpoints and policy.
     pub fn standing(&self, cluster: &ClusterId, now: Instant) -> Result<Reason, Reason> {
         if *cluster == self.local {
             return Ok(Reason::Serving);
@@ -86,6 +87,7 @@ impl Clusters {
             Some(health) => match (health.reachability, health.reason) {
                 (_, PathReason::PeerDraining) => return Err(Reason::Draining),
                 (_, PathReason::DrainedHere) => return Err(Reason::Drained),
+                (Reachability::Up, _) if self.proving_until(cluster, now).is_some() => return Ok(Reason::Proving),
                 (Reachability::Up, _) => return Ok(Reason::Serving),
                 (Reachability::Down, PathReason::NoHandshakeYet) => return Err(Reason::NeverConnected),
                 (Reachability::Down, _) => return Err(Reason::SilentPeer),
@@ -94,6 +96,12 @@ impl Clusters {
             },
         };
         if self.in_grace(now) { Ok(Reason::NotMeasuredYet) } else { Err(reason) }
+    }
+
+    /// Until when a cluster that came back is used only where nobody else can serve; none when it has proved itself, or
+    /// was never away.
+    pub fn proving_until(&self, cluster: &ClusterId, now: Instant) -> Option<Instant> {
+        self.remote.get(cluster)?.health.as_ref()?.proving_until.filter(|until| now < *until)
     }
 
     /// Whether a cluster that gets no new connections may finish those it has: somebody drains it, here or there, and

@@ -105,6 +105,8 @@ reasons!(
     Spill,
     /// Used: this part was started a moment ago and has not heard of it yet.
     NotMeasuredYet,
+    /// It came back a moment ago: used where nobody else can serve, left out elsewhere.
+    Proving,
     /// Standby: a tier before its own serves.
     HigherTierServes,
     /// Standby: another cluster of its tier is nearer.

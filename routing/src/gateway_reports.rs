@@ -7,7 +7,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use core::time::Duration;
 
 use api::ClusterId;
-use api::health::{ClusterHealth, ClusterHealths, HealthReport, PeerHealth, Reachability};
+use api::health::{ClusterHealth, ClusterHealths, HealthReport, PathReason, PeerHealth, Reachability};
 use api::time::Instant;
 
 /// A gateway without an answer for this long is not used. TCP flows go on within a second when their path is repaired
@@ -18,7 +18,7 @@ pub const SILENCE: Duration = Duration::from_millis(400);
 pub const UNANSWERED: u32 = 10;
 
 /// How long a gateway must have reached a peer without a break before it is used beside others that have: a path that
-/// comes back, and the host around it, must first prove itself.
+/// comes back, and the host around it, must first prove itself. So must a cluster that fell silent, where others can serve.
 pub const PROVEN: Duration = Duration::from_secs(1);
 
 /// The latest report of every gateway.
@@ -139,6 +139,7 @@ impl GatewayReports {
                     reachability: peer.reachability,
                     reason: peer.reason,
                     since,
+                    proving_until: None,
                     round_trip: peer.round_trip,
                 };
                 match merged.get_mut(&peer.cluster) {
@@ -163,15 +164,27 @@ impl GatewayReports {
             match self.merged.get(cluster) {
                 Some(old) if old.reachability == health.reachability && old.reason == health.reason => {
                     health.since = old.since;
+                    health.proving_until = old.proving_until;
                 }
-                _ => {
+                old => {
                     health.since = health.since.min(now);
+                    health.proving_until = old.and_then(|old| proving_until(old, health));
                     changed = true;
                 }
             }
         }
         self.merged = merged;
         changed
+    }
+}
+
+/// Until when a peer has to prove itself after this change. Who is reached for the first time, or by a gateway that just
+/// started, was never away.
+fn proving_until(old: &ClusterHealth, new: &ClusterHealth) -> Option<Instant> {
+    match (old.reachability, new.reachability) {
+        (Reachability::Down, Reachability::Up) if old.reason != PathReason::NoHandshakeYet => Some(new.since + PROVEN),
+        (Reachability::Up, Reachability::Up) => old.proving_until,
+        _ => None,
     }
 }
 

@@ -62,8 +62,9 @@ pub fn decide(question: &Question<'_>) -> Decision {
         Some(rules) => selected(&rules.tiers, &known, question.clusters),
         None => local_first(&known, question),
     };
-    let candidates: BTreeMap<&ClusterId, Result<Reason, Reason>> =
+    let mut candidates: BTreeMap<&ClusterId, Result<Reason, Reason>> =
         known.iter().map(|cluster| (*cluster, can_serve(cluster, question))).collect();
+    let proving = leave_out_proving(&tiers, &mut candidates, question);
 
     let mut memory = Memory::default();
     let mut portions: Vec<(usize, ClusterId, Fraction)> = Vec::new();
@@ -152,7 +153,7 @@ pub fn decide(question: &Question<'_>) -> Decision {
         policy: chosen.source,
         memory,
         follows_round_trips: tiers.iter().any(|tier| tier.sharing == Sharing::Nearest),
-        ask_again: unmeasured.then(|| question.clusters.started + START_GRACE),
+        ask_again: unmeasured.then(|| question.clusters.started + START_GRACE).into_iter().chain(proving).min(),
     }
 }
 
@@ -168,6 +169,27 @@ fn can_serve(cluster: &ClusterId, question: &Question<'_>) -> Result<Reason, Rea
         Some(count) if count.total > 0 => Err(Reason::NoReadyEndpoints),
         _ => Err(Reason::NoEndpoints),
     }
+}
+
+/// Takes those that came back and have not proved themselves for those that cannot serve, unless nobody else can. Gives
+/// when the first of them has.
+fn leave_out_proving(
+    tiers: &[Tier],
+    candidates: &mut BTreeMap<&ClusterId, Result<Reason, Reason>>,
+    question: &Question<'_>,
+) -> Option<Instant> {
+    let proving: Vec<&ClusterId> = candidates
+        .iter()
+        .filter(|(_, candidate)| **candidate == Ok(Reason::Proving))
+        .map(|(cluster, _)| *cluster)
+        .collect();
+    let until = proving.iter().filter_map(|cluster| question.clusters.proving_until(cluster, question.now)).min();
+    let has_proved = |cluster| matches!(candidates.get(cluster), Some(Ok(reason)) if *reason != Reason::Proving);
+    let given_weight = tiers.iter().flat_map(|tier| &tier.weights).filter(|(_, weight)| **weight > 0);
+    if !proving.is_empty() && given_weight.map(|(cluster, _)| cluster).any(has_proved) {
+        candidates.extend(proving.into_iter().map(|cluster| (cluster, Err(Reason::Proving))));
+    }
+    until
 }
 
 /// The tiers of a policy, each cluster in the first that selects it.

@@ -93,3 +93,28 @@ fn a_reader_that_counts_its_questions_takes_a_gateway_as_silent_only_after_ten()
     assert!(reports.expire(at(60_000)));
     assert!(reports.answering().is_empty());
 }
+
+#[test]
+fn a_peer_that_fell_silent_proves_itself_from_when_it_is_heard_again_and_one_that_is_met_first_does_not() {
+    let told = |reachability, reason, age| {
+        let mut report = report(0, reachability, 9);
+        (report.peers[0].reason, report.peers[0].age) = (reason, Duration::from_millis(age));
+        report
+    };
+    let proving_until = |reports: &GatewayReports| reports.clusters()[&id("birch")].proving_until;
+    let up = |age| told(Reachability::Up, PathReason::Answering, age);
+    let mut reports = GatewayReports::default();
+    reports.take(told(Reachability::Down, PathReason::NoHandshakeYet, 0), at(0));
+    reports.take(up(0), at(100));
+    assert_eq!(proving_until(&reports), None, "it was never away");
+    reports.take(told(Reachability::Down, PathReason::SilentPeer, 0), at(2_000));
+    assert_eq!(proving_until(&reports), None);
+    assert!(reports.take(up(30), at(3_000)));
+    assert_eq!(proving_until(&reports), Some(at(2_970) + PROVEN));
+    reports.take(up(130), at(3_100));
+    assert_eq!(proving_until(&reports), Some(at(2_970) + PROVEN), "it goes on");
+    // A gateway of ours that was started anew has no past.
+    assert!(reports.expire(at(3_100) + SILENCE));
+    reports.take(up(0), at(4_000));
+    assert_eq!(proving_until(&reports), None);
+}

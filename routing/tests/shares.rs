@@ -5,6 +5,7 @@ mod world;
 use std::time::Duration;
 
 use api::cluster_peer::PeerState;
+use api::health::ClusterHealth;
 use api::member_record::MemberState;
 use api::routing_policy::{Share, SpillBelow, Tier};
 use api::time::Instant;
@@ -95,6 +96,29 @@ fn a_cluster_measured_down_is_not_used_in_the_first_moment_either() {
     world.remote("birch").health = down();
     world.now = Instant::from_millis(100);
     assert_eq!(world.reason("birch"), Reason::SilentPeer);
+}
+
+#[test]
+fn a_cluster_that_came_back_is_used_before_it_has_proved_itself_only_where_nobody_else_can_serve() {
+    let mut world = World::new();
+    world.policy(vec![tier(vec![named("birch", 100)]), tier(vec![named("cedar", 100)])]);
+    let proven = world.now + Duration::from_secs(1);
+    let proving = up(12).map(|health| ClusterHealth { proving_until: Some(proven), ..health });
+    world.remote("birch").health = proving.clone();
+    assert_eq!(world.shares(), pairs(&[("cedar", 1)]));
+    assert_eq!(world.reason("birch"), Reason::Proving);
+    assert_eq!(world.decide().ask_again, Some(proven));
+    // Whom the policy gives nothing is no alternative, and neither is one that proves itself too.
+    world.remote("cedar").health = proving;
+    assert_eq!(world.shares(), pairs(&[("birch", 1)]));
+    world.policy(vec![tier(vec![named("birch", 100), named("elm", 0)])]);
+    assert_eq!(world.shares(), pairs(&[("birch", 1)]));
+    assert_eq!(world.reason("birch"), Reason::Proving);
+    world.policy(vec![tier(vec![named("birch", 70), named("elm", 30)])]);
+    assert_eq!(world.shares(), pairs(&[("elm", 1)]));
+    world.now = proven;
+    assert_eq!(world.shares(), pairs(&[("birch", 7), ("elm", 3)]));
+    assert_eq!(world.reason("birch"), Reason::Serving);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A cluster dies at once with all its parts; new connections and names go elsewhere; it comes back, proves itself, and
 //! is used again.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -11,6 +12,7 @@ use serde_json::Value;
 
 use crate::deployment::Part;
 use crate::manifest::Service;
+use crate::node::Node;
 use crate::pod::Pod;
 use crate::scenario::promise::Promise;
 use crate::scenario::three_clusters::{PATIENCE, ThreeClusters};
@@ -53,7 +55,7 @@ pub struct Lost {
 pub struct Back {
     /// From its first gateway's readiness to the first connection that the cluster answered again.
     pub used_after: Duration,
-    /// How long the client's node had known that packets reach the cluster when it gave it that connection.
+    /// How long a gateway of the client's cluster had reached it by then without a break.
     pub proven_for: Duration,
     /// How often the client's node took it out again while it was watched.
     pub changes_of_mind: usize,
@@ -127,17 +129,20 @@ impl<'a> ServedTwice<'a> {
         });
         let (ready, (used, used_at)) = (ready.context("starting birch again")?, used?);
         std::thread::sleep(watched);
-        let seen = self.events_since(begun)?;
-        let ups = || seen.iter().filter(|event| event["subject"] == "path birch" && brings_up(event));
-        // What a node does is in force a moment before it is noted.
-        let up = ups().rfind(|event| at(event) <= used_at).or_else(|| ups().next());
-        let up = up.with_context(|| format!("birch is used, and its path never came up: {seen:?}"))?;
+        let amber = self.clusters.amber.cluster();
+        let mut proven_for = Duration::ZERO;
+        for gateway in amber.gateways() {
+            let events = self.events_since(begun, Part::Gateway, gateway)?;
+            let up_since = paths_to_birch(events.iter().filter(|event| at(event) <= used_at)).into_values().min();
+            proven_for = proven_for.max(up_since.map(|since| used_at.saturating_sub(since)).unwrap_or_default());
+        }
+        let noted = self.events_since(begun, Part::Node, amber.worker()?)?;
         birch.wait_until_ready(PATIENCE)?;
         self.wait_until_both_serve()?;
         Ok(Back {
             used_after: used.saturating_duration_since(ready),
-            proven_for: used_at.saturating_sub(at(up)),
-            changes_of_mind: seen.iter().filter(|event| at(event) > used_at && takes_birch_out(event)).count(),
+            proven_for,
+            changes_of_mind: noted.iter().filter(|event| at(event) > used_at && takes_birch_out(event)).count(),
         })
     }
 
@@ -192,18 +197,27 @@ impl<'a> ServedTwice<'a> {
         self.clusters.servers.iter().filter(|pod| pod.node().cluster_name() == cluster).collect()
     }
 
-    /// What the agent of the client's node noted since then.
-    fn events_since(&self, begun: Duration) -> Result<Vec<Value>> {
-        let amber = &self.clusters.amber;
+    /// What a part of amber noted since then.
+    fn events_since(&self, begun: Duration, part: Part, node: &Node) -> Result<Vec<Value>> {
         let seconds = wall_time()?.saturating_sub(begun).as_secs() + 1;
-        let events = amber.ask(amber.cluster().worker()?, Part::Node, &format!("events?since={seconds}"))?;
+        let events = self.clusters.amber.ask(node, part, &format!("events?since={seconds}"))?;
         let events = events.as_array().context("no list of events")?;
         Ok(events.iter().filter(|event| at(event) >= begun).cloned().collect())
     }
 }
 
-fn brings_up(event: &Value) -> bool {
-    event["before"] != "Up" && event["after"] == "Up"
+/// Since when a gateway's paths to birch are up, for those that are after these events.
+fn paths_to_birch<'a>(events: impl Iterator<Item = &'a Value>) -> BTreeMap<&'a str, Duration> {
+    let mut up_since = BTreeMap::new();
+    for event in events {
+        let Some(path) = event["subject"].as_str().filter(|subject| subject.contains("→birch ")) else { continue };
+        match (event["before"] == "Up", event["after"] == "Up") {
+            (false, true) => drop(up_since.insert(path, at(event))),
+            (true, false) => drop(up_since.remove(path)),
+            _ => {}
+        }
+    }
+    up_since
 }
 
 /// Whether the node found that packets do not reach birch, or gave its share of a service to others.
@@ -271,6 +285,26 @@ mod tests {
         ] {
             assert!(!takes_birch_out(&other), "{other}");
         }
+    }
+
+    #[test]
+    fn a_path_is_proven_since_it_came_up_last_and_not_at_all_when_it_went_down_again() {
+        let event = |subject: &str, after: &str, at: u64| {
+            let before = if after == "Up" { "Down" } else { "Up" };
+            json!({"subject": subject, "before": before, "after": after, "at": at})
+        };
+        let moved = json!({"subject": "path amber→birch gateway 0 lane 0", "before": "a", "after": "b", "at": 9});
+        let events = [
+            event("path amber→birch gateway 0 lane 0", "Up", 1),
+            event("path amber→birch gateway 1 lane 0", "Up", 2),
+            event("path amber→cedar gateway 0 lane 0", "Up", 3),
+            event("path amber→birch gateway 1 lane 0", "Down", 4),
+            event("path amber→birch gateway 0 lane 0", "Down", 5),
+            event("path amber→birch gateway 0 lane 0", "Up", 6),
+            moved,
+        ];
+        let up: Vec<_> = paths_to_birch(events.iter()).into_iter().collect();
+        assert_eq!(up, [("path amber→birch gateway 0 lane 0", Duration::from_millis(6))]);
     }
 
     #[test]

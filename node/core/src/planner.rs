@@ -532,6 +532,7 @@ impl NodeCore {
             reachability: Reachability::Unknown,
             reason: PathReason::NoHandshakeYet,
             since: self.started,
+            proving_until: None,
             round_trip: None,
         };
         let told = self.reports.clusters();

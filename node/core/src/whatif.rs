@@ -144,6 +144,7 @@ impl NodeCore {
             reachability: Reachability::Up,
             reason: PathReason::Answering,
             since: now,
+            proving_until: None,
             round_trip: None,
         };
         let us = Cluster { member: Some(ours), health: Some(health), ..Cluster::default() };

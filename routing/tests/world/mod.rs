@@ -32,6 +32,7 @@ pub fn up(milliseconds: u64) -> Option<ClusterHealth> {
         reachability: Reachability::Up,
         reason: PathReason::Answering,
         since: Instant::from_millis(0),
+        proving_until: None,
         round_trip: Some(Duration::from_millis(milliseconds)),
     })
 }
@@ -41,6 +42,7 @@ pub fn down() -> Option<ClusterHealth> {
         reachability: Reachability::Down,
         reason: PathReason::SilentPeer,
         since: Instant::from_millis(0),
+        proving_until: None,
         round_trip: None,
     })
 }
