@@ -128,7 +128,8 @@ pub(crate) fn text(running: &Running, roster: Option<&Roster>) -> String {
     }
     let every = Gauge::<f64, AtomicU64>::default();
     every.set(snapshot.pace.probe_every.as_secs_f64());
-    registry.register_with_unit("gateway_probe_interval", "Time between two probes of a path", Unit::Seconds, every);
+    let labelled = registry.sub_registry_with_label(("local_cluster".into(), ours.clone().into()));
+    labelled.register_with_unit("gateway_probe_interval", "Time between two probes of a path", Unit::Seconds, every);
     let mtu = Family::<PeerLabels, Gauge>::default();
     let help = "Largest inner packet that reaches the peer";
     registry.register_with_unit("path_mtu", help, Unit::Bytes, mtu.clone());
