@@ -6,9 +6,10 @@ use std::net::{IpAddr, SocketAddr};
 use gateway_core::packet::Packet;
 use kernel_core::{Frontend, Protocol};
 
+use crate::oracle::ANSWER_WITHIN;
 use crate::segment::{ACK, SYN, Segment};
 use crate::site::{self, ENDPOINT_PORT, NAMES, Name, PORT};
-use crate::world::{SECOND, World};
+use crate::world::{Event, SECOND, World};
 
 /// One connection that somebody tries to open.
 #[derive(Clone, Debug)]
@@ -17,6 +18,9 @@ pub(crate) struct Attempt {
     pub(crate) given: Option<(usize, IpAddr)>,
     /// It goes to another cluster because a service's name led there.
     is_led: bool,
+    opened: u64,
+    /// Cluster and host of the client.
+    from: (usize, usize),
     /// The endpoint answered, and the client heard it.
     pub(crate) answered: bool,
     /// The gateways its packets passed: cluster and slot.
@@ -51,7 +55,7 @@ impl std::ops::Add for Tally {
 
 impl Attempt {
     fn new(given: Option<(usize, IpAddr)>, is_led: bool) -> Self {
-        Self { given, is_led, answered: false, by: BTreeSet::new(), lost: None }
+        Self { given, is_led, opened: 0, from: (0, 0), answered: false, by: BTreeSet::new(), lost: None }
     }
 }
 
@@ -145,7 +149,11 @@ impl World {
         let given = site::pod_of(endpoint).map(|(cluster, _)| (cluster, endpoint));
         let is_led = by_name && given.is_some_and(|(of, _)| of != place);
         self.attempts.tally.remote += u64::from(is_led);
-        let number = self.attempts.add(Attempt::new(given, is_led));
+        let number =
+            self.attempts.add(Attempt { opened: self.now, from: (place, host), ..Attempt::new(given, is_led) });
+        if is_led {
+            self.at(self.now + ANSWER_WITHIN, Event::Due { attempt: number });
+        }
         let from = SocketAddr::new(site::client(place, host), 20_000 + (number % 40_000) as u16);
         let to = SocketAddr::new(endpoint, ENDPOINT_PORT);
         let segment = Segment { flags: SYN, sequence: number, acknowledged: 0 };
@@ -168,6 +176,19 @@ impl World {
         if self.truth.lives(to.ip()) {
             let answer = Segment { flags: SYN | ACK, sequence: 0, acknowledged: segment.sequence };
             self.carry(place, host, answer.packet(to, from, &[]), None);
+        }
+    }
+
+    /// A connection that nothing stands in the way of is answered.
+    pub(crate) fn judge_answer(&mut self, number: u32) {
+        let Some(attempt) = self.attempts.get(number).filter(|attempt| !attempt.answered) else { return };
+        let (place, host) = attempt.from;
+        if let Some((_, endpoint)) = attempt.given
+            && self.truth.must_answer(place, endpoint, attempt.opened)
+        {
+            let lost = attempt.lost.as_deref().unwrap_or("nobody saw where it was lost");
+            let name = site::host_name(place, host);
+            self.violations.push(format!("{name} to {endpoint}: no answer, though nothing is in the way: {lost}"));
         }
     }
 

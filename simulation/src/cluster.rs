@@ -11,6 +11,7 @@ use crate::happening::Order;
 use crate::host::Host;
 use crate::names::Names;
 use crate::objects::Objects;
+use crate::shape::Shape;
 use crate::site;
 use crate::stream::End;
 
@@ -19,6 +20,7 @@ const FIRST_DAY: u64 = 1_790_000_000_000;
 
 pub(crate) struct Cluster {
     pub(crate) place: usize,
+    pub(crate) shape: Shape,
     pub(crate) objects: Objects,
     pub(crate) controller: Controller,
     pub(crate) gateways: Vec<Gateway>,
@@ -27,8 +29,8 @@ pub(crate) struct Cluster {
     pub(crate) names: Names,
     /// Control connections that end at a gateway of this cluster.
     pub(crate) ends: BTreeMap<StreamKey, End>,
-    /// Where each gateway's datagrams leave now.
-    pub(crate) outside: Vec<SocketAddr>,
+    /// Where the datagrams of each gateway's lanes leave now.
+    pub(crate) outside: Vec<Vec<SocketAddr>>,
     /// How far its monotonic clocks are ahead of the world, microseconds.
     ahead: u64,
     /// How far its wall clock is ahead, milliseconds.
@@ -44,19 +46,27 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    pub(crate) fn new(place: usize, gateways: u16, workers: usize, ahead: u64) -> Self {
-        let hosts = 0..usize::from(gateways) + workers;
+    pub(crate) fn new(place: usize, shape: Shape, ahead: u64) -> Self {
+        let Shape { gateways, lanes } = shape;
         Self {
             place,
+            shape,
             objects: Objects::default(),
-            controller: Controller::new(place, gateways),
+            controller: Controller::new(place, shape),
             gateways: (0..gateways)
-                .map(|slot| Gateway::new(slot, usize::from(slot), site::secret(place, slot)))
+                .map(|slot| {
+                    let secrets = (0..lanes).map(|lane| site::secret(place, slot, lane)).collect();
+                    Gateway::new(slot, usize::from(slot), secrets)
+                })
                 .collect(),
-            hosts: hosts.map(|host| Host::new(site::host_name(place, host), site::host_address(place, host))).collect(),
+            hosts: (0..shape.hosts())
+                .map(|host| Host::new(site::host_name(place, host), site::host_address(place, host)))
+                .collect(),
             names: Names::new(),
             ends: BTreeMap::new(),
-            outside: (0..gateways).map(|slot| site::outside(place, slot)).collect(),
+            outside: (0..gateways)
+                .map(|slot| (0..lanes).map(|lane| site::outside(place, slot, lane)).collect())
+                .collect(),
             ahead,
             wall_ahead: 0,
             ticks_at: 0,

@@ -27,6 +27,7 @@ use crate::follower::{Disk, Follower};
 use crate::object::{Held, Object};
 use crate::objects::Change;
 use crate::pretend::public_key;
+use crate::shape::Shape;
 use crate::site;
 
 /// How long what a peer said may wait to be kept on disk (controller/src/owner.rs), in microseconds.
@@ -45,7 +46,7 @@ pub(crate) struct Now {
 
 pub(crate) struct Controller {
     cluster: usize,
-    slots: u16,
+    shape: Shape,
     identity: SigningKey,
     pub(crate) follower: Follower,
     pub(crate) process: Option<Process>,
@@ -93,10 +94,10 @@ struct Export {
 }
 
 impl Controller {
-    pub(crate) fn new(cluster: usize, slots: u16) -> Self {
+    pub(crate) fn new(cluster: usize, shape: Shape) -> Self {
         Self {
             cluster,
-            slots,
+            shape,
             identity: SigningKey::from_bytes(&[cluster as u8 + 1; 32]),
             follower: Follower::default(),
             process: None,
@@ -180,7 +181,10 @@ impl Controller {
             RoutingPolicy => observe_policies;
             ClusterRoutingPolicy => observe_cluster_policies;
         );
-        let keys = (0..self.slots).map(|slot| (slot, vec![public_key(site::secret(self.cluster, slot))].into()));
+        let Shape { gateways, lanes } = self.shape;
+        let key = |slot: u16, lane: u16| public_key(site::secret(self.cluster, slot, lane));
+        let of = |slot: u16| (0..lanes).map(|lane| key(slot, lane)).collect::<Vec<_>>();
+        let keys = (0..gateways).map(|slot| (slot, of(slot).into()));
         engine.set_slot_keys(keys.collect());
         engine.mark_all();
     }

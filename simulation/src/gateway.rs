@@ -23,13 +23,13 @@ use crate::pretend::{PretendLane, public_key};
 
 const BYTES: usize = 1 << 16;
 const BATCH: usize = 64;
-const LANE: LaneNumber = LaneNumber(0);
 
 /// What a gateway wants done: datagrams to send, packets for its own host, and what it has to tell.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
-    pub(crate) datagrams: Vec<(SocketAddr, Vec<u8>)>,
-    pub(crate) delivered: Vec<Vec<u8>>,
+    /// By lane.
+    pub(crate) datagrams: Vec<(u16, SocketAddr, Vec<u8>)>,
+    pub(crate) delivered: Vec<(u16, Vec<u8>)>,
     pub(crate) events: Vec<String>,
 }
 
@@ -38,7 +38,8 @@ pub(crate) struct Gateway {
     pub(crate) slot: u16,
     /// Its host, by place in the cluster.
     pub(crate) host: usize,
-    pub(crate) secret: u64,
+    /// Of each lane.
+    secrets: Vec<u64>,
     pub(crate) runs: bool,
     pub(crate) follower: Follower,
     pub(crate) wakes_at: u64,
@@ -56,8 +57,7 @@ pub(crate) struct Core {
     pub(crate) paths: Paths,
     pub(crate) roster: Roster,
     pub(crate) control: Ipv6Addr,
-    inbound: Inbound,
-    outbound: Outbound,
+    lanes: Vec<(Inbound, Outbound)>,
     sessions: Vec<PretendLane>,
     table: Arc<RouteTable>,
     datagrams: Arena<Received>,
@@ -68,11 +68,11 @@ pub(crate) struct Core {
 }
 
 impl Gateway {
-    pub(crate) fn new(slot: u16, host: usize, secret: u64) -> Self {
+    pub(crate) fn new(slot: u16, host: usize, secrets: Vec<u64>) -> Self {
         Self {
             slot,
             host,
-            secret,
+            secrets,
             runs: false,
             follower: Follower::default(),
             wakes_at: u64::MAX,
@@ -85,9 +85,13 @@ impl Gateway {
         }
     }
 
-    /// The name of its TUN device.
-    pub(crate) fn device(&self) -> String {
-        format!("tombolo-{}-0", self.slot)
+    /// The name of a lane's TUN device.
+    pub(crate) fn device(&self, lane: u16) -> String {
+        format!("tombolo-{}-{lane}", self.slot)
+    }
+
+    pub(crate) fn devices(&self) -> impl Iterator<Item = String> {
+        (0..).zip(&self.secrets).map(|(lane, _)| self.device(lane))
     }
 
     /// SIGKILL: the device, the keys and all it knew are gone.
@@ -168,7 +172,7 @@ impl Gateway {
 
     fn admit(&mut self, changes: Vec<ExportChange>) {
         let Some(core) = &mut self.core else { return };
-        changes.into_iter().for_each(|change| core.inbound.apply(change));
+        changes.into_iter().for_each(|change| core.admit(change));
     }
 
     fn configure(&mut self, now: Instant) {
@@ -179,13 +183,19 @@ impl Gateway {
         let Some(control) = own_control_prefix(local).and_then(|prefix| control_address(&prefix, self.slot)) else {
             return;
         };
-        let roster = Roster::new(local, self.slot, vec![public_key(self.secret).into()], control, &self.peers);
+        let roster = Roster::new(
+            local,
+            self.slot,
+            self.secrets.iter().map(|secret| public_key(*secret).into()).collect(),
+            control,
+            &self.peers,
+        );
         let open = local.spec.pod_reachability == PodReachability::Open;
         match &mut self.core {
             Some(core) if core.control == control => core.reconfigure(roster, now),
             _ => {
-                let mut core = Core::start(roster, control, self.secret, self.incarnation, now);
-                self.exports.everything().for_each(|change| core.inbound.apply(change));
+                let mut core = Core::start(roster, control, &self.secrets, self.incarnation, now);
+                self.exports.everything().for_each(|change| core.admit(change));
                 self.core = Some(core);
             }
         }
@@ -201,16 +211,16 @@ fn name(peer: &ClusterPeer) -> String {
 }
 
 impl Core {
-    fn start(roster: Roster, control: Ipv6Addr, secret: u64, incarnation: u64, now: Instant) -> Self {
+    fn start(roster: Roster, control: Ipv6Addr, secrets: &[u64], incarnation: u64, now: Instant) -> Self {
         let (paths, reconfigured) = Paths::new(roster.topology.clone(), incarnation, now);
+        let numbers = (0..secrets.len()).map(|lane| LaneNumber(lane as u8));
         let mut core = Self {
             table: paths.table(),
             paths,
             roster,
             control,
-            inbound: Inbound::new(LANE, BATCH),
-            outbound: Outbound::new(LANE, BATCH),
-            sessions: vec![PretendLane::new(LANE, &[secret])],
+            lanes: numbers.clone().map(|lane| (Inbound::new(lane, BATCH), Outbound::new(lane, BATCH))).collect(),
+            sessions: numbers.zip(secrets).map(|(lane, secret)| PretendLane::new(lane, &[*secret])).collect(),
             datagrams: Arena::new(BYTES, BATCH),
             opened: Arena::new(BYTES, BATCH),
             outgoing: Arena::new(BYTES, BATCH),
@@ -230,28 +240,36 @@ impl Core {
     }
 
     fn take(&mut self, reconfigured: &Reconfigured) {
-        reconfigured.removed.iter().for_each(|link| self.sessions[0].remove(*link));
-        reconfigured.added.iter().for_each(|link| self.sessions[0].add(link));
+        for link in &reconfigured.removed {
+            self.sessions.iter_mut().for_each(|lane| lane.remove(*link));
+        }
+        reconfigured.added.iter().for_each(|link| self.sessions[usize::from(link.lane.0)].add(link));
     }
 
-    /// A datagram arrives from the world.
-    pub(crate) fn receive(&mut self, from: SocketAddr, bytes: &[u8], now: Instant) -> Outcome {
-        let Self { inbound, table, sessions, datagrams, opened, replies, .. } = self;
+    fn admit(&mut self, change: ExportChange) {
+        self.lanes.iter_mut().for_each(|(inbound, _)| inbound.apply(change));
+    }
+
+    /// A datagram arrives at a lane from the world.
+    pub(crate) fn receive(&mut self, lane: u16, from: SocketAddr, bytes: &[u8], now: Instant) -> Outcome {
+        let place = usize::from(lane);
+        let Self { lanes, table, sessions, datagrams, opened, replies, .. } = self;
         datagrams.clear();
         opened.clear();
         replies.clear();
         if datagrams.push(bytes, Received::from(from)).is_err() {
             return Outcome::default();
         }
-        inbound.receive(table, &sessions[0], datagrams, opened, replies, now);
+        let inbound = &mut lanes[place].0;
+        inbound.receive(table, &sessions[place], datagrams, opened, replies, now);
         let mut outcome = Outcome::default();
         drain(&mut self.replies, &mut outcome);
         for (bytes, meta) in self.opened.iter() {
             if meta.verdict == Verdict::Deliver {
-                outcome.delivered.push(bytes.to_vec());
+                outcome.delivered.push((lane, bytes.to_vec()));
             }
         }
-        let notices = self.inbound.notices().to_vec();
+        let notices = self.lanes[place].0.notices().to_vec();
         self.sealed.clear();
         for notice in notices {
             self.paths.notice(notice, &self.sessions, &mut self.sealed, now);
@@ -261,8 +279,8 @@ impl Core {
         outcome
     }
 
-    /// A packet arrives at the TUN device.
-    pub(crate) fn forward(&mut self, packet: &[u8], now: Instant) -> Outcome {
+    /// A packet arrives at a lane's TUN device.
+    pub(crate) fn forward(&mut self, lane: u16, packet: &[u8], now: Instant) -> Outcome {
         self.outgoing.clear();
         self.sealed.clear();
         let mut outcome = Outcome::default();
@@ -270,8 +288,9 @@ impl Core {
             return outcome;
         }
         let mut answers = Arena::new(4096, 4);
-        let Self { outbound, table, sessions, outgoing, sealed, .. } = self;
-        outbound.forward(table, &sessions[0], outgoing, sealed, &mut answers, now);
+        let place = usize::from(lane);
+        let Self { lanes, table, sessions, outgoing, sealed, .. } = self;
+        lanes[place].1.forward(table, &sessions[place], outgoing, sealed, &mut answers, now);
         drain(&mut self.sealed, &mut outcome);
         outcome
     }
@@ -315,6 +334,6 @@ impl Core {
 }
 
 fn drain(sealed: &mut Arena<Sealed>, outcome: &mut Outcome) {
-    outcome.datagrams.extend(sealed.iter().map(|(bytes, meta)| (meta.to, bytes.to_vec())));
+    outcome.datagrams.extend(sealed.iter().map(|(bytes, meta)| (u16::from(meta.lane.0), meta.to, bytes.to_vec())));
     sealed.clear();
 }

@@ -49,6 +49,14 @@ pub enum Happening {
         cluster: usize,
         slot: u16,
     },
+    /// A firewall shuts the port of one lane of a gateway, or opens it. That is no trouble that ends by itself: another
+    /// lane goes on.
+    Lane {
+        cluster: usize,
+        slot: u16,
+        lane: u16,
+        open: bool,
+    },
     /// SIGKILL, and a start a moment later.
     Restart {
         cluster: usize,
@@ -144,6 +152,10 @@ impl fmt::Display for Happening {
                 delay + jitter
             ),
             Self::Move { cluster, slot } => write!(f, "{}'s gateway {slot} gets another address", NAMES[*cluster]),
+            Self::Lane { cluster, slot, lane, open } => {
+                let what = if *open { "is open" } else { "is shut" };
+                write!(f, "the port of lane {lane} of {}'s gateway {slot} {what}", NAMES[*cluster])
+            }
             Self::Restart { cluster, part, disk } => {
                 let disk = match disk {
                     Disk::Kept => "its disk",

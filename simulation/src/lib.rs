@@ -9,7 +9,7 @@
 //! |---|---|
 //! | [`happening`], [`schedule`], [`story`] | what happens, when, and how a story is lived and shortened |
 //! | `world` | the line of time; who wakes when |
-//! | `cluster`, `site` | one cluster's parts; its names and addresses, its operator's manifests |
+//! | `cluster`, [`Shape`], `site` | one cluster's parts, how many of them; its names and addresses, its operator's manifests |
 //! | `objects`, `object`, `follower` | the store, and what each part has seen of it |
 //! | `controller`, `gateway`, `host`, `names` | the processes around the cores |
 //! | `stream`, `segment`, `relay` | control connections, as TCP segments through the tunnels |
@@ -44,6 +44,7 @@ mod probing;
 mod relay;
 pub mod schedule;
 mod segment;
+mod shape;
 mod site;
 mod standing;
 pub mod story;
@@ -68,5 +69,6 @@ pub use follower::Disk;
 pub use happening::{Happening, Order, Part};
 pub use network::Weather;
 pub use schedule::{Sabotage, Schedule};
+pub use shape::Shape;
 pub use site::Name;
 pub use story::{Failure, live};

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use api::kubernetes::EndpointSlice;
 use api::{ServiceImport, names};
+use gateway_core::Link;
 use kernel_core::difference;
 
 use crate::names::Answer;
@@ -14,7 +15,7 @@ use crate::site::{self, NAMES, Name};
 use crate::world::{MS, SECOND, START, World};
 
 /// A round trip over the fair network, with room for what waits in line.
-const ANSWER_WITHIN: u64 = 500 * MS;
+pub(crate) const ANSWER_WITHIN: u64 = 500 * MS;
 
 /// Objects written at the start, and as many each second in the long run: a few for each happening.
 const WRITES_AT_FIRST: u64 = 300;
@@ -144,7 +145,13 @@ impl World {
                 };
                 // Who blocked us answers nothing.
                 let may = |of: &str| site::place_of(of).is_some_and(|of| !self.truth.is_stale(cluster.place, of));
-                let broken = core.broken(now).filter(|link| may(link.cluster.as_str()));
+                let is_shut = |link: &Link| {
+                    let theirs =
+                        site::place_of(link.cluster.as_str()).map(|of| (of, link.slot, link.remote_lane.0.into()));
+                    let ours = (cluster.place, gateway.slot, link.lane.0.into());
+                    self.truth.is_shut(ours) || theirs.is_some_and(|theirs| self.truth.is_shut(theirs))
+                };
+                let broken = core.broken(now).filter(|link| may(link.cluster.as_str()) && !is_shut(link));
                 wrong.extend(broken.map(|link| {
                     let (of, slot) = (NAMES[cluster.place], gateway.slot);
                     format!("{of} gateway {slot} has no path to {} {}", link.cluster, link.slot)

@@ -30,10 +30,11 @@ impl World {
                     }
                 }
                 let gateway = &mut cluster.gateways[usize::from(slot)];
-                let (host, device, had) = (gateway.host, gateway.device(), gateway.core.is_some());
+                let (host, had) = (gateway.host, gateway.core.is_some());
+                let devices: Vec<String> = gateway.devices().collect();
                 gateway.stop();
                 if had {
-                    cluster.hosts[host].device(&device, false, now.instant);
+                    devices.iter().for_each(|device| cluster.hosts[host].device(device, false, now.instant));
                     self.settle_host(place, host);
                 }
                 self.settle_controller(place);

@@ -107,6 +107,9 @@ impl World {
                 (peer.reachability, peer.reason) = (Reachability::Up, PathReason::Answering);
             });
         }
+        if self.sabotage == Some(Sabotage::RosyLanes) {
+            report.peers.iter_mut().for_each(|peer| peer.lanes = u16::MAX);
+        }
         Some(report)
     }
 }

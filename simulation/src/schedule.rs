@@ -4,6 +4,7 @@ use crate::follower::Disk;
 use crate::happening::{Happening, Order, Part};
 use crate::network::Weather;
 use crate::random::Random;
+use crate::shape::Shape;
 use crate::site::{self, Name};
 
 /// Rounds of trouble and calm in one story.
@@ -14,11 +15,11 @@ const TROUBLE: u64 = 6_000;
 /// controllers is tried every 5 s at the latest.
 pub(crate) const SETTLE: u64 = 12_000;
 
-/// Clusters with so many gateways each, and what happens to them, with milliseconds from the beginning.
+/// Clusters, and what happens to them, with milliseconds from the beginning.
 #[derive(Clone, Debug)]
 pub struct Schedule {
     pub seed: u64,
-    pub gateways: Vec<u16>,
+    pub clusters: Vec<Shape>,
     pub happenings: Vec<(u64, Happening)>,
     /// What is broken on purpose, to show that the oracle sees it.
     pub sabotage: Option<Sabotage>,
@@ -35,6 +36,8 @@ pub enum Sabotage {
     NoBlackholes,
     /// What operators order is taken, and stands nowhere.
     LostOrders,
+    /// Gateways say of every lane that packets pass.
+    RosyLanes,
 }
 
 impl Schedule {
@@ -42,8 +45,8 @@ impl Schedule {
     pub fn new(seed: u64) -> Self {
         let mut random = Random::new(seed ^ 0x005e_ed0f_5c4e_d01e);
         let count = 2 + usize::from(random.permille(500));
-        let gateways: Vec<u16> = (0..count).map(|_| 1 + u16::from(random.permille(300))).collect();
-        let mut schedule = Self { seed, gateways, happenings: Vec::new(), sabotage: None };
+        let clusters = (0..count).map(|_| Shape::any(&mut random)).collect();
+        let mut schedule = Self { seed, clusters, happenings: Vec::new(), sabotage: None };
         schedule.begin(&mut random);
         for round in 0..ROUNDS {
             let start = 100 + round * (TROUBLE + SETTLE + 1_000);
@@ -60,7 +63,7 @@ impl Schedule {
 
     /// What is exported from the start.
     fn begin(&mut self, random: &mut Random) {
-        for cluster in 0..self.gateways.len() {
+        for cluster in 0..self.clusters.len() {
             for service in Name::ALL {
                 if !random.permille(650) {
                     continue;
@@ -74,7 +77,7 @@ impl Schedule {
                 }
                 self.happenings.push((0, Happening::Export { cluster, service }));
             }
-            for peer in (0..self.gateways.len()).filter(|peer| *peer != cluster) {
+            for peer in (0..self.clusters.len()).filter(|peer| *peer != cluster) {
                 if random.permille(300) {
                     self.happenings.push((0, Happening::Accept { cluster, peer, vault: true }));
                 }
@@ -83,15 +86,27 @@ impl Schedule {
     }
 
     fn hosts(&self, cluster: usize) -> usize {
-        usize::from(self.gateways[cluster]) + 1
+        self.clusters[cluster].hosts()
     }
 
     fn part(&self, cluster: usize, random: &mut Random) -> Part {
         match random.below(5) {
             0 | 1 => Part::Controller,
-            2 => Part::Gateway(random.below(u64::from(self.gateways[cluster])) as u16),
+            2 => Part::Gateway(random.below(u64::from(self.clusters[cluster].gateways)) as u16),
             3 => Part::Node(random.below(self.hosts(cluster) as u64) as usize),
             _ => Part::Dns,
+        }
+    }
+
+    /// Of all gateways the same lane, so that every two have one that is open.
+    fn lane(&self, cluster: usize, random: &mut Random) -> Happening {
+        let Shape { gateways, lanes } = self.clusters[cluster];
+        let slot = random.below(u64::from(gateways)) as u16;
+        Happening::Lane {
+            cluster,
+            slot,
+            lane: u16::from(self.seed.is_multiple_of(2)),
+            open: lanes == 1 || random.permille(300),
         }
     }
 
@@ -100,7 +115,7 @@ impl Schedule {
             0 => Order::DrainPeer(peer),
             1 | 2 => Order::BlockPeer(peer),
             3 => Order::DrainCluster,
-            4 => Order::DrainGateway(random.below(u64::from(self.gateways[cluster])) as u16),
+            4 => Order::DrainGateway(random.below(u64::from(self.clusters[cluster].gateways)) as u16),
             _ => Order::DrainNode(random.below(self.hosts(cluster) as u64) as usize),
         };
         Happening::Order { cluster, order, undo: random.permille(450) }
@@ -108,11 +123,11 @@ impl Schedule {
 
     /// One thing that may happen.
     fn one(&self, random: &mut Random) -> Happening {
-        let count = self.gateways.len() as u64;
+        let count = self.clusters.len() as u64;
         let cluster = random.below(count) as usize;
         let peer = (cluster + 1 + random.below(count - 1) as usize) % count as usize;
         let service = Name::ALL[random.below(4) as usize];
-        match random.below(31) {
+        match random.below(34) {
             0 | 1 => Happening::Cut { from: cluster, to: peer },
             2 | 3 => Happening::Isolate { cluster },
             4 => Happening::Weather(Weather {
@@ -122,7 +137,7 @@ impl Schedule {
                 jitter: random.below(60),
             }),
             // Of two clusters one must stay where it is: who both move while nothing passes have no address left to call.
-            5 => Happening::Move { cluster: 0, slot: random.below(u64::from(self.gateways[0])) as u16 },
+            5 => Happening::Move { cluster: 0, slot: random.below(u64::from(self.clusters[0].gateways)) as u16 },
             6..=8 => {
                 let disk = [Disk::Kept, Disk::Kept, Disk::Old, Disk::Empty][random.below(4) as usize];
                 Happening::Restart { cluster, part: self.part(cluster, random), disk }
@@ -144,14 +159,15 @@ impl Schedule {
                 Happening::Endpoint { cluster, service, host, place, ready }
             }
             22 => {
-                let mut order: Vec<usize> = (0..self.gateways.len()).collect();
+                let mut order: Vec<usize> = (0..self.clusters.len()).collect();
                 let turn = random.below(count) as usize;
                 order.rotate_left(turn);
                 order.truncate(random.below(count + 1) as usize);
                 Happening::Policy { cluster, service, order }
             }
             23..=28 => self.order(cluster, peer, random),
-            29 => Happening::Drain { cluster, peer, drained: random.permille(600) },
+            29..=31 => self.lane(cluster, random),
+            32 => Happening::Drain { cluster, peer, drained: random.permille(600) },
             _ => Happening::Accept { cluster, peer, vault: random.permille(600) },
         }
     }

@@ -10,6 +10,8 @@ use api::kubernetes::{EndpointSlice, Namespace, Node, ObjectMeta, Service};
 use api::{ClusterId, ClusterPeer, LocalCluster, RoutingPolicy, ServiceExport, names};
 use serde_json::{Value, json};
 
+use crate::shape::Shape;
+
 pub(crate) const NAMES: [&str; 4] = ["amber", "birch", "cedar", "delta"];
 
 /// A service that clusters may export.
@@ -101,13 +103,13 @@ pub(crate) fn pod_of(address: IpAddr) -> Option<(usize, usize)> {
     }
 }
 
-/// Where the world sends datagrams for a gateway.
-pub(crate) fn outside(cluster: usize, slot: u16) -> SocketAddr {
-    SocketAddr::new(Ipv4Addr::new(192, 0, 2, 10 * number(cluster) + slot as u8).into(), names::ports::TUNNEL)
+/// Where the world sends datagrams for a lane of a gateway.
+pub(crate) fn outside(cluster: usize, slot: u16, lane: u16) -> SocketAddr {
+    SocketAddr::new(Ipv4Addr::new(192, 0, 2, 10 * number(cluster) + slot as u8).into(), names::ports::TUNNEL + lane)
 }
 
-pub(crate) fn secret(cluster: usize, slot: u16) -> u64 {
-    1_000_003 * (cluster as u64 + 1) + 7919 * (u64::from(slot) + 1)
+pub(crate) fn secret(cluster: usize, slot: u16, lane: u16) -> u64 {
+    1_000_003 * (cluster as u64 + 1) + 7919 * (u64::from(slot) + 1) + 104_729 * u64::from(lane)
 }
 
 pub(crate) fn host_name(cluster: usize, host: usize) -> String {
@@ -127,14 +129,14 @@ fn meta(namespace: &str, name: &str) -> Value {
     json!({ "namespace": namespace, "name": name })
 }
 
-pub(crate) fn local_cluster(cluster: usize, slots: u16) -> LocalCluster {
+pub(crate) fn local_cluster(cluster: usize, shape: Shape) -> LocalCluster {
     let n = number(cluster);
     object(json!({ "metadata": { "name": names::LOCAL_CLUSTER }, "spec": {
         "clusterId": NAMES[cluster], "clusterSetId": "demo",
         "podPrefixes": [format!("10.{n}.0.0/16")],
         "infrastructurePrefixes": [format!("10.{}.0.0/24", 100 + n)],
         "clusterSetPrefixes": [format!("10.{}.0.0/24", 200 + n)],
-        "gateways": { "slots": slots },
+        "gateways": { "slots": shape.gateways, "lanes": shape.lanes },
     } }))
 }
 

@@ -28,7 +28,7 @@ pub struct Failure {
 /// # Errors
 /// The first thing that was wrong.
 pub fn live(schedule: &Schedule) -> Result<Tally, Failure> {
-    let mut world = World::new(schedule.seed, &schedule.gateways);
+    let mut world = World::new(schedule.seed, &schedule.clusters);
     let lived = catch_unwind(AssertUnwindSafe(|| world.live(schedule)));
     let wrong = match lived {
         Ok(Ok(())) => return Ok(world.attempts.tally),
@@ -119,12 +119,12 @@ impl Failure {
         let mut text = String::new();
         let clusters: Vec<String> = self
             .schedule
-            .gateways
+            .clusters
             .iter()
             .enumerate()
-            .map(|(place, gateways)| format!("{} with {gateways}", crate::site::NAMES[place]))
+            .map(|(place, shape)| format!("{} with {shape}", crate::site::NAMES[place]))
             .collect();
-        let _ = writeln!(text, "seed {}; gateways: {}", self.schedule.seed, clusters.join(", "));
+        let _ = writeln!(text, "seed {}; {}", self.schedule.seed, clusters.join(", "));
         for (at, happening) in &self.schedule.happenings {
             let _ = writeln!(text, "{:>9.3} s  {happening}", *at as f64 / 1000.0);
         }

@@ -2,7 +2,6 @@
 
 use crate::follower::Disk;
 use crate::happening::{Happening, Part};
-use crate::network::Network;
 use crate::site::{self, NAMES, Name};
 use crate::world::{Event, MS, World};
 
@@ -20,7 +19,14 @@ impl World {
             Happening::Move { cluster, slot } => {
                 let port = 30_000 + self.random.below(30_000) as u16;
                 if let Some(outside) = self.clusters[*cluster].outside.get_mut(usize::from(*slot)) {
-                    outside.set_port(port);
+                    (port..).zip(outside).for_each(|(port, lane)| lane.set_port(port));
+                }
+            }
+            Happening::Lane { cluster, slot, lane, open } => {
+                if *open {
+                    self.network.shut.remove(&(*cluster, *slot, *lane));
+                } else {
+                    self.network.shut.insert((*cluster, *slot, *lane));
                 }
             }
             Happening::Restart { cluster, part, disk } => {
@@ -72,7 +78,7 @@ impl World {
 
     /// All trouble ends.
     fn calm(&mut self) {
-        self.network = Network::new();
+        self.network.calm();
         for cluster in &mut self.clusters {
             cluster.objects.is_away = false;
             cluster.hosts.iter_mut().for_each(|host| host.is_unplugged = false);

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::happening::{Happening, Part};
+use crate::schedule::SETTLE;
 use crate::site::{self, Name};
 use crate::standing::Standing;
-use crate::world::SECOND;
+use crate::world::{MS, SECOND};
 
 /// A service that is exported no more is closed this soon where nothing is in trouble.
 const CLOSES_WITHIN: u64 = SECOND;
@@ -17,6 +18,8 @@ const CATCHES_UP: u64 = 2 * SECOND;
 /// The operator's word on a peer is heard by every agent after this; and a block by the gateways (docs/cli.md: 5 s).
 const UNUSED_WITHIN: u64 = SECOND;
 const BLOCKED_WITHIN: u64 = SECOND;
+/// Flows leave a lane that is shut within a second, and the agents' next question belongs to it.
+const LANE_CHANGES_WITHIN: u64 = SECOND + 200 * MS;
 /// After so long every agent has put routes to every peer into its kernel.
 const KNOWS_PEERS: u64 = 3 * SECOND;
 
@@ -37,6 +40,10 @@ pub(crate) struct Truth {
     cuts: BTreeSet<(usize, usize)>,
     isolated: BTreeSet<usize>,
     unplugged: BTreeSet<(usize, usize)>,
+    /// Lanes that a firewall shuts: cluster, slot, number.
+    shut: BTreeSet<(usize, u16, u16)>,
+    /// From when on every connection that is given an endpoint must be answered.
+    steady_from: u64,
     stores_away: BTreeSet<usize>,
     running: BTreeSet<(usize, Part)>,
     gateways: BTreeMap<usize, usize>,
@@ -62,6 +69,8 @@ impl Truth {
             cuts: BTreeSet::new(),
             isolated: BTreeSet::new(),
             unplugged: BTreeSet::new(),
+            shut: BTreeSet::new(),
+            steady_from: u64::MAX,
             stores_away: BTreeSet::new(),
             running: BTreeSet::new(),
             gateways: BTreeMap::new(),
@@ -72,6 +81,7 @@ impl Truth {
 
     pub(crate) fn introduced(&mut self, now: u64) {
         self.introduced = Some(now);
+        self.steady_from = now + SETTLE * MS;
     }
 
     pub(crate) fn note_part(&mut self, place: usize, part: Part, runs: bool, now: u64) {
@@ -88,7 +98,34 @@ impl Truth {
         self.find_lost(now);
     }
 
+    /// How long it takes until everything goes on after a happening; `None`: for as long as there is trouble.
+    fn settles_within(happening: &Happening) -> Option<u64> {
+        match happening {
+            Happening::Cut { .. }
+            | Happening::Isolate { .. }
+            | Happening::Weather(_)
+            | Happening::Kill { .. }
+            | Happening::Unplug { .. }
+            | Happening::StoreAway { .. } => None,
+            Happening::SetClock { .. } | Happening::BackUp { .. } => Some(0),
+            Happening::Lane { .. } => Some(LANE_CHANGES_WITHIN),
+            Happening::Move { .. } | Happening::Restart { .. } | Happening::Calm => Some(SETTLE * MS),
+            Happening::Export { .. }
+            | Happening::Unexport { .. }
+            | Happening::Endpoint { .. }
+            | Happening::Policy { .. }
+            | Happening::Drain { .. }
+            | Happening::Order { .. }
+            | Happening::Accept { .. } => Some(CATCHES_UP),
+        }
+    }
+
     pub(crate) fn take(&mut self, happening: &Happening, now: u64) {
+        let settles = Self::settles_within(happening).map(|within| now + within);
+        self.steady_from = match happening {
+            Happening::Calm => settles.unwrap_or(now),
+            _ => self.steady_from.max(settles.unwrap_or(u64::MAX)),
+        };
         match happening {
             Happening::Cut { from, to } => drop(self.cuts.insert((*from, *to))),
             Happening::Isolate { cluster } => drop(self.isolated.insert(*cluster)),
@@ -153,6 +190,13 @@ impl Truth {
                     self.vault.remove(&(*cluster, *peer));
                 }
             }
+            Happening::Lane { cluster, slot, lane, open } => {
+                if *open {
+                    self.shut.remove(&(*cluster, *slot, *lane));
+                } else {
+                    self.shut.insert((*cluster, *slot, *lane));
+                }
+            }
             Happening::StoreAway { cluster } => drop(self.stores_away.insert(*cluster)),
             // It counts when it was carried out.
             Happening::Order { .. }
@@ -207,6 +251,17 @@ impl Truth {
     }
 
     // What is asked.
+
+    /// Whether nothing since `opened` may keep a connection to an endpoint from being answered.
+    pub(crate) fn must_answer(&self, place: usize, endpoint: IpAddr, opened: u64) -> bool {
+        let of = site::pod_of(endpoint).map(|(of, _)| of);
+        opened >= self.steady_from && self.lives(endpoint) && of.is_some_and(|of| !self.standing.is_apart(place, of))
+    }
+
+    /// Whether a firewall shuts one of a link's lanes.
+    pub(crate) fn is_shut(&self, lane: (usize, u16, u16)) -> bool {
+        self.shut.contains(&lane)
+    }
 
     pub(crate) fn lost_since(&self, one: usize, other: usize) -> Option<u64> {
         self.lost.get(&(one, other)).copied()

@@ -22,10 +22,7 @@ impl World {
             return;
         };
         let flow = parsed.flow;
-        let tunnel = self.clusters[place].gateways.iter().find(|gateway| {
-            device.as_ref().is_some_and(|device| gateway.host == host && gateway.device() == device.as_str())
-        });
-        if let Some(slot) = tunnel.map(|gateway| gateway.slot) {
+        if let Some((slot, _)) = device.as_ref().and_then(|device| self.lane_of(place, host, device)) {
             self.attempts.passes(&parsed, &packet, place, slot);
         }
         for _ in 0..MOST_HOPS {
@@ -44,13 +41,10 @@ impl World {
             }
             let next = match kernel.route(&flow, device.as_ref()) {
                 Way::Tunnel(name) => {
-                    let slot = cluster.gateways.iter().position(|gateway| {
-                        gateway.host == host && gateway.device() == name.as_str() && gateway.core.is_some()
-                    });
-                    return match slot {
-                        Some(slot) => {
-                            self.attempts.passes(&parsed, &packet, place, slot as u16);
-                            self.enter_tunnel(place, slot, &packet);
+                    return match self.lane_of(place, host, &name) {
+                        Some((slot, lane)) => {
+                            self.attempts.passes(&parsed, &packet, place, slot);
+                            self.enter_tunnel(place, slot, lane, &packet);
                         }
                         None => self.attempts.note(&parsed, &packet, || format!("{name} is there and nobody reads it")),
                     };
@@ -100,10 +94,19 @@ impl World {
         }
     }
 
-    fn enter_tunnel(&mut self, place: usize, slot: usize, packet: &[u8]) {
+    /// The lane of a gateway that runs on a host, by its device.
+    fn lane_of(&self, place: usize, host: usize, device: &DeviceName) -> Option<(u16, u16)> {
+        let mut gateways = self.clusters[place].gateways.iter();
+        let gateway = gateways.find(|gateway| gateway.host == host && gateway.core.is_some())?;
+        let lane = gateway.devices().position(|known| known == device.as_str())?;
+        Some((gateway.slot, lane as u16))
+    }
+
+    fn enter_tunnel(&mut self, place: usize, slot: u16, lane: u16, packet: &[u8]) {
         let now = self.clusters[place].now(self.now).instant;
+        let slot = usize::from(slot);
         let Some(core) = &mut self.clusters[place].gateways[slot].core else { return };
-        let outcome = core.forward(packet, now);
+        let outcome = core.forward(lane, packet, now);
         self.carry_out(place, slot, outcome);
     }
 

@@ -14,6 +14,7 @@ use crate::happening::{Happening, Part};
 use crate::network::Network;
 use crate::random::Random;
 use crate::schedule::Sabotage;
+use crate::shape::Shape;
 use crate::site::{self, NAMES};
 use crate::truth::Truth;
 
@@ -39,6 +40,10 @@ pub(crate) enum Event {
         upto: usize,
     },
     /// A part reaches its feed.
+    /// A connection is to be answered by now.
+    Due {
+        attempt: u32,
+    },
     Feed {
         cluster: usize,
         part: Part,
@@ -80,13 +85,13 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Clusters with so many gateways each, all parts started and no peers yet.
-    pub(crate) fn new(seed: u64, gateways: &[u16]) -> Self {
+    /// Clusters of these shapes, all parts started and no peers yet.
+    pub(crate) fn new(seed: u64, shapes: &[Shape]) -> Self {
         let mut random = Random::new(seed);
-        let clusters: Vec<Cluster> = gateways
+        let clusters: Vec<Cluster> = shapes
             .iter()
             .enumerate()
-            .map(|(place, gateways)| Cluster::new(place, *gateways, 1, random.below(SECOND * 1000)))
+            .map(|(place, shape)| Cluster::new(place, *shape, random.below(SECOND * 1000)))
             .collect();
         let hosts = clusters.iter().map(|cluster| cluster.hosts.len()).collect();
         let mut world = Self {
@@ -116,7 +121,7 @@ impl World {
         let cluster = &mut self.clusters[place];
         let wall = cluster.now(self.now).wall;
         let objects = &mut cluster.objects;
-        objects.put(site::local_cluster(place, cluster.gateways.len() as u16), wall);
+        objects.put(site::local_cluster(place, cluster.shape), wall);
         ["shop", "vault"].iter().for_each(|name| objects.put(site::namespace(name), wall));
         (0..cluster.hosts.len()).for_each(|host| objects.put(site::node(place, host), wall));
         cluster.ticks_at = self.now + self.random.below(TICK);
@@ -211,6 +216,7 @@ impl World {
         match event {
             Event::Datagram { from, to, bytes } => self.land(from, to, &bytes),
             Event::Shown { cluster, part, upto } => self.show(cluster, part, upto),
+            Event::Due { attempt } => self.judge_answer(attempt),
             Event::Feed { cluster, part } => self.feed(cluster, part),
             Event::Start { cluster, part, disk } => self.start(cluster, part, disk),
             Event::Written { cluster, incarnation, subject, writes } => {
@@ -300,12 +306,15 @@ impl World {
         let status = api::tunnel_gateway::TunnelGatewayStatus {
             node: host.name.clone(),
             node_addresses: vec![host.address.to_string()],
-            endpoints: vec![cluster.outside[slot].ip().to_string()],
-            lanes: vec![api::tunnel_gateway::LaneStatus {
-                public_key: crate::pretend::public_key(gateway.secret),
-                port: cluster.outside[slot].port(),
-                device: gateway.device(),
-            }],
+            endpoints: vec![cluster.outside[slot][0].ip().to_string()],
+            lanes: (0..cluster.shape.lanes)
+                .zip(&cluster.outside[slot])
+                .map(|(lane, outside)| api::tunnel_gateway::LaneStatus {
+                    public_key: crate::pretend::public_key(site::secret(place, gateway.slot, lane)),
+                    port: outside.port(),
+                    device: gateway.device(lane),
+                })
+                .collect(),
             paths: Vec::new(),
             rotation: None,
             conditions: Vec::new(),
@@ -323,10 +332,12 @@ impl World {
         let now = self.clusters[place].now(self.now);
         let cluster = &mut self.clusters[place];
         let gateway = &cluster.gateways[slot];
-        let (host, device) = (gateway.host, gateway.device());
-        let is_there = cluster.hosts[host].kernel.devices.iter().any(|known| known.as_str() == device);
+        let host = gateway.host;
+        let devices: Vec<String> = gateway.devices().collect();
+        let known = &cluster.hosts[host].kernel.devices;
+        let is_there = devices.iter().all(|device| known.iter().any(|known| known.as_str() == device));
         if gateway.core.is_some() && !is_there {
-            cluster.hosts[host].device(&device, true, now.instant);
+            devices.iter().for_each(|device| cluster.hosts[host].device(device, true, now.instant));
             self.settle_host(place, host);
         }
         self.poll_gateway(place, slot);
@@ -349,11 +360,11 @@ impl World {
             self.tell(format!("  {} gateway {slot}: {event}", NAMES[place]));
         }
         let host = self.clusters[place].gateways[slot].host;
-        for (to, bytes) in outcome.datagrams {
-            self.launch(place, slot, to, bytes);
+        for (lane, to, bytes) in outcome.datagrams {
+            self.launch(place, slot, lane, to, bytes);
         }
-        for packet in outcome.delivered {
-            let device = self.clusters[place].gateways[slot].device();
+        for (lane, packet) in outcome.delivered {
+            let device = self.clusters[place].gateways[slot].device(lane);
             self.carry(place, host, packet, kernel_core::DeviceName::new(&device).ok());
         }
         let cluster = &mut self.clusters[place];

@@ -1,6 +1,6 @@
 //! The oracle sees what it is there for: a part that is broken on purpose is found out, and told as a short story.
 
-use simulation::{Failure, Happening, Order, Sabotage, Schedule, live};
+use simulation::{Failure, Happening, Order, Sabotage, Schedule, Shape, live};
 
 /// Two clusters with one gateway each; birch alone has an endpoint of `shop/web`, and both know of it.
 fn schedule(sabotage: Option<Sabotage>, trouble: &[(u64, Happening)]) -> Schedule {
@@ -9,7 +9,7 @@ fn schedule(sabotage: Option<Sabotage>, trouble: &[(u64, Happening)]) -> Schedul
     let mut happenings = vec![(0, endpoint), (0, Happening::Export { cluster, service })];
     happenings.extend_from_slice(trouble);
     happenings.push((9_000, Happening::Calm));
-    Schedule { seed: 1, gateways: vec![1, 1], happenings, sabotage }
+    Schedule { seed: 1, clusters: vec![Shape::PLAIN; 2], happenings, sabotage }
 }
 
 fn isolated() -> Vec<(u64, Happening)> {
@@ -64,7 +64,7 @@ fn a_failing_story_loses_what_has_nothing_to_do_with_it() {
 fn lost(gateways: [u16; 2], cluster: usize, order: Order) -> Vec<String> {
     let order = Happening::Order { cluster, order, undo: false };
     let mut lost = schedule(Some(Sabotage::LostOrders), &[(3_000, order)]);
-    lost.gateways = gateways.into();
+    lost.clusters = gateways.iter().map(|gateways| Shape { gateways: *gateways, ..Shape::PLAIN }).collect();
     let held = live(&Schedule { sabotage: None, ..lost.clone() });
     held.unwrap_or_else(|failure| panic!("{}", failure.describe(true)));
     live(&lost).err().map_or_else(Vec::new, |failure| failure.wrong)
@@ -94,4 +94,14 @@ fn a_blocked_cluster_whose_connections_still_arrive_is_found_out() {
 #[test]
 fn a_drained_gateway_that_is_still_used_is_found_out() {
     assert_told(&lost([2, 1], 0, Order::DrainGateway(0)), "goes by gateway 0 of amber, which is drained");
+}
+
+#[test]
+fn a_lane_that_is_shut_costs_nothing_and_is_found_out_where_nobody_leaves_it() {
+    let shut = Happening::Lane { cluster: 1, slot: 0, lane: 1, open: false };
+    let mut story = schedule(None, &[(3_000, shut)]);
+    story.clusters = vec![Shape { gateways: 1, lanes: 2 }; 2];
+    live(&story).unwrap_or_else(|failure| panic!("{}", failure.describe(true)));
+    let failure = live(&Schedule { sabotage: Some(Sabotage::RosyLanes), ..story }).expect_err("it went unseen");
+    assert_told(&failure.wrong, "no answer, though nothing is in the way");
 }
