@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use gateway_core::packet::Packet;
-use kernel_core::{Frontend, Protocol};
+use kernel_core::{Family, Frontend, Protocol};
 
 use crate::oracle::ANSWER_WITHIN;
 use crate::segment::{ACK, SYN, Segment};
@@ -112,21 +112,24 @@ impl World {
         let place = self.random.below(self.clusters.len() as u64) as usize;
         let host = self.random.below(self.clusters[place].hosts.len() as u64) as usize;
         let service = Name::ALL[self.random.below(3) as usize];
-        if self.random.permille(150) {
-            // Past all names: straight to a pod that may not be exported.
-            let other = self.random.below(self.clusters.len() as u64) as usize;
+        let families = self.clusters[place].shape.families.all();
+        let family = families[self.random.below(families.len() as u64) as usize];
+        // Past all names: straight to a pod that may not be exported.
+        let other = self.random.below(self.clusters.len() as u64) as usize;
+        if self.clusters[other].shape.families.all().contains(&family) && self.random.permille(150) {
             let at = self.random.below(self.clusters[other].hosts.len() as u64) as usize;
-            let endpoint = site::endpoint(other, at, service, self.random.below(u64::from(site::PLACES)) as u8);
-            self.connect_to(place, host, endpoint);
+            let number = self.random.below(u64::from(site::PLACES)) as u8;
+            self.connect_to(place, host, site::endpoint(other, at, service, number, family));
         } else {
-            self.connect(place, host, service);
+            self.connect(place, host, service, family);
         }
     }
 
     /// Opens a connection to a service by its clusterset address; the attempt's number.
-    pub(crate) fn connect(&mut self, place: usize, host: usize, service: Name) -> u32 {
+    pub(crate) fn connect(&mut self, place: usize, host: usize, service: Name, family: Family) -> u32 {
         let import = self.clusters[place].objects.get::<api::ServiceImport>(service.namespace(), service.name());
-        let address = import.and_then(|import| import.spec.ips.first()?.parse::<IpAddr>().ok());
+        let mut addresses = import.into_iter().flat_map(|import| &import.spec.ips).filter_map(|text| text.parse().ok());
+        let address = addresses.find(|address: &IpAddr| Family::of(*address) == family);
         let turn = self.random.next();
         let backend = address.and_then(|address| {
             let frontend = Frontend { address, protocol: Protocol::Tcp, port: PORT };
@@ -154,7 +157,7 @@ impl World {
         if is_led {
             self.at(self.now + ANSWER_WITHIN, Event::Due { attempt: number });
         }
-        let from = SocketAddr::new(site::client(place, host), 20_000 + (number % 40_000) as u16);
+        let from = SocketAddr::new(site::client(place, host, Family::of(endpoint)), 20_000 + (number % 40_000) as u16);
         let to = SocketAddr::new(endpoint, ENDPOINT_PORT);
         let segment = Segment { flags: SYN, sequence: number, acknowledged: 0 };
         self.carry(place, host, segment.packet(from, to, &[]), None);

@@ -47,7 +47,7 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) fn new(place: usize, shape: Shape, ahead: u64) -> Self {
-        let Shape { gateways, lanes } = shape;
+        let Shape { gateways, lanes, .. } = shape;
         Self {
             place,
             shape,
@@ -60,7 +60,7 @@ impl Cluster {
                 })
                 .collect(),
             hosts: (0..shape.hosts())
-                .map(|host| Host::new(site::host_name(place, host), site::host_address(place, host)))
+                .map(|host| Host::new(site::host_name(place, host), site::host_address(place, host, shape)))
                 .collect(),
             names: Names::new(),
             ends: BTreeMap::new(),

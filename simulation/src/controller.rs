@@ -181,7 +181,7 @@ impl Controller {
             RoutingPolicy => observe_policies;
             ClusterRoutingPolicy => observe_cluster_policies;
         );
-        let Shape { gateways, lanes } = self.shape;
+        let Shape { gateways, lanes, .. } = self.shape;
         let key = |slot: u16, lane: u16| public_key(site::secret(self.cluster, slot, lane));
         let of = |slot: u16| (0..lanes).map(|lane| key(slot, lane)).collect::<Vec<_>>();
         let keys = (0..gateways).map(|slot| (slot, of(slot).into()));

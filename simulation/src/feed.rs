@@ -123,7 +123,7 @@ impl World {
             connected,
             since: now.wall,
             addresses: vec![cluster.hosts[host].address.to_string()],
-            pod_prefixes: vec![site::pod_prefix(place, host)],
+            pod_prefixes: site::pod_prefixes(place, host, cluster.shape),
         };
         let name = cluster.hosts[host].name.clone();
         if let Some(process) = &mut cluster.controller.process {

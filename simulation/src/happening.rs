@@ -172,13 +172,12 @@ impl fmt::Display for Happening {
             Self::Export { cluster, service } => write!(f, "{} exports {service}", NAMES[*cluster]),
             Self::Unexport { cluster, service } => write!(f, "{} exports {service} no more", NAMES[*cluster]),
             Self::Endpoint { cluster, service, host, place, ready } => {
-                let address = site::endpoint(*cluster, *host, *service, *place);
                 let what = match ready {
                     Some(true) => "is ready",
                     Some(false) => "is not ready",
                     None => "is gone",
                 };
-                write!(f, "{}'s endpoint {address} of {service} {what}", NAMES[*cluster])
+                write!(f, "endpoint {place} of {service} on {} {what}", site::host_name(*cluster, *host))
             }
             Self::Policy { cluster, service, order } if order.is_empty() => {
                 write!(f, "{} has no policy for {service}", NAMES[*cluster])

@@ -69,6 +69,6 @@ pub use follower::Disk;
 pub use happening::{Happening, Order, Part};
 pub use network::Weather;
 pub use schedule::{Sabotage, Schedule};
-pub use shape::Shape;
+pub use shape::{Families, Shape};
 pub use site::Name;
 pub use story::{Failure, live};

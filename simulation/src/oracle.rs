@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use api::kubernetes::EndpointSlice;
 use api::{ServiceImport, names};
 use gateway_core::Link;
-use kernel_core::difference;
+use kernel_core::{Family, difference};
 
 use crate::names::Answer;
 use crate::object::Object;
@@ -53,21 +53,20 @@ impl World {
         }
     }
 
-    /// A clusterset address stays while its import does, and belongs to one service.
+    /// A clusterset address stays while its import has its family, and belongs to one service.
     fn judge_import(&mut self, place: usize, import: &ServiceImport) {
         let (key, uid) = (name_of(&import.metadata), import.metadata.uid.clone().unwrap_or_default());
         let cluster = NAMES[place];
-        if !import.spec.ips.is_empty() {
-            let known = self.imports.entry((place, uid)).or_insert_with(|| (self.now, import.spec.ips.clone()));
-            if known.1.is_empty() {
-                known.1.clone_from(&import.spec.ips);
-            }
-            if known.1 != import.spec.ips {
-                let (before, after) = (known.1.join(" "), import.spec.ips.join(" "));
+        let known = self.imports.entry((place, uid)).or_insert_with(|| (self.now, Vec::new()));
+        let before = std::mem::replace(&mut known.1, import.spec.ips.clone());
+        // The families are those of the oldest exporter, which may be another one now.
+        for ipv6 in [false, true] {
+            let of_family = |ips: &[String]| ips.iter().find(|address| address.contains(':') == ipv6).cloned();
+            if let (Some(before), Some(after)) = (of_family(&before), of_family(&import.spec.ips))
+                && before != after
+            {
                 self.violations.push(format!("{key} in {cluster} had {before} and has {after}"));
             }
-        } else {
-            self.imports.entry((place, uid)).or_insert_with(|| (self.now, Vec::new()));
         }
         let others =
             self.clusters[place].objects.all::<ServiceImport>().filter(|other| name_of(&other.metadata) != key);
@@ -188,8 +187,12 @@ impl World {
             ));
             return;
         }
-        if import.is_some_and(|import| import.spec.ips.is_empty() != service.is_headless()) {
-            wrong.push(format!("{service} in {} lacks an address", NAMES[place]));
+        let families = self.clusters[place].shape.families.all();
+        let shares =
+            |of: &usize| self.clusters[*of].shape.families.all().iter().any(|family| families.contains(family));
+        let wants = !service.is_headless() && exporters.keys().any(shares);
+        if import.is_some_and(|import| import.spec.ips.is_empty() == wants) {
+            wrong.push(format!("{service} in {} lacks an address, or has one it should not", NAMES[place]));
         }
         let mut imported = Imported::new();
         for slice in objects.all::<EndpointSlice>() {
@@ -226,24 +229,36 @@ impl World {
     fn judge_names(&self, place: usize, service: Name, wrong: &mut Vec<String>) {
         let cluster = &self.clusters[place];
         let import = cluster.objects.get::<ServiceImport>(service.namespace(), service.name());
-        let expected = match import {
-            None => Answer::Denied,
-            Some(_) if service.is_headless() => {
-                let used = self.truth.exporters(place, service).into_keys();
-                let used = used.filter(|of| self.truth.is_used(place, *of));
-                let ready = used.flat_map(|of| self.truth.endpoints(of, service));
-                let ready: BTreeSet<IpAddr> = ready.filter(|(_, ready)| *ready).map(|(address, _)| address).collect();
-                // KEP-1645's DNS specification: a headless service without ready endpoints has no name.
-                if ready.is_empty() { Answer::Denied } else { Answer::Addresses(ready) }
+        for family in [Family::Ipv4, Family::Ipv6] {
+            let of_family = |address: &IpAddr| Family::of(*address) == family;
+            let expected = match import {
+                None => Answer::Denied,
+                Some(_) if service.is_headless() => {
+                    let used = self.truth.exporters(place, service).into_keys();
+                    let used = used.filter(|of| self.truth.is_used(place, *of));
+                    let ready = used.flat_map(|of| self.truth.endpoints(of, service));
+                    let ready: BTreeSet<IpAddr> =
+                        ready.filter(|(_, ready)| *ready).map(|(address, _)| address).collect();
+                    // KEP-1645's DNS specification: a headless service without ready endpoints has no name.
+                    if ready.is_empty() {
+                        Answer::Denied
+                    } else {
+                        Answer::Addresses(ready.into_iter().filter(of_family).collect())
+                    }
+                }
+                Some(import) => {
+                    let addresses = import.spec.ips.iter().filter_map(|text| text.parse().ok());
+                    Answer::Addresses(addresses.filter(of_family).collect())
+                }
+            };
+            let seen =
+                cluster.names.ask(&format!("{}.{}", service.name(), service.namespace()), family == Family::Ipv6);
+            if seen != expected {
+                wrong.push(format!(
+                    "DNS in {} answers {seen:?} for {family:?} of {service}, and should answer {expected:?}",
+                    NAMES[place]
+                ));
             }
-            Some(import) => Answer::Addresses(import.spec.ips.iter().filter_map(|text| text.parse().ok()).collect()),
-        };
-        let seen = cluster.names.ask(&format!("{}.{}", service.name(), service.namespace()), false);
-        if seen != expected {
-            wrong.push(format!(
-                "DNS in {} answers {seen:?} for {service}, and should answer {expected:?}",
-                NAMES[place]
-            ));
         }
     }
 
@@ -267,8 +282,15 @@ impl World {
         let mut found = Vec::new();
         for of in (0..self.clusters.len()).filter(|of| *of != place) {
             for service in Name::ALL {
-                let endpoint = site::endpoint(of, 0, service, 0);
-                let live = self.truth.endpoints(of, service);
+                let families = self.clusters[place].shape.families.all();
+                let Some(family) =
+                    families.iter().find(|family| self.clusters[of].shape.families.all().contains(family))
+                else {
+                    continue;
+                };
+                let endpoint = site::endpoint(of, 0, service, 0, *family);
+                let mut live = self.truth.endpoints(of, service);
+                live.retain(|address, _| Family::of(*address) == *family);
                 let is_exported = self.truth.exporters(of, service).contains_key(&of);
                 if self.truth.standing.is_apart(place, of) {
                     let why = format!("of {}, and one has blocked the other", NAMES[of]);
@@ -291,10 +313,16 @@ impl World {
             for host in 0..self.clusters[place].hosts.len() {
                 let name = site::host_name(place, host);
                 for service in Name::ALL.into_iter().filter(|service| !service.is_headless()) {
-                    let serving = self.truth.serving(place, service);
-                    for _ in 0..2 {
-                        let number = self.connect(place, host, service);
-                        tried.push((number, format!("{name} to {service}"), serving.clone()));
+                    let import = self.clusters[place].objects.get::<ServiceImport>(service.namespace(), service.name());
+                    let addresses = import.into_iter().flat_map(|import| &import.spec.ips);
+                    let families: Vec<Family> =
+                        addresses.filter_map(|text| Some(Family::of(text.parse().ok()?))).collect();
+                    for family in families {
+                        let serving = self.truth.serving(place, service, family);
+                        for _ in 0..2 {
+                            let number = self.connect(place, host, service, family);
+                            tried.push((number, format!("{name} to {service} by {family:?}"), serving.clone()));
+                        }
                     }
                 }
                 for (endpoint, why) in self.out_of_reach(place) {

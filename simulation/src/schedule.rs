@@ -36,6 +36,8 @@ pub enum Sabotage {
     NoBlackholes,
     /// What operators order is taken, and stands nowhere.
     LostOrders,
+    /// Hosts balance no connections of IPv6.
+    OnlyIpv4,
     /// Gateways say of every lane that packets pass.
     RosyLanes,
 }
@@ -100,7 +102,7 @@ impl Schedule {
 
     /// Of all gateways the same lane, so that every two have one that is open.
     fn lane(&self, cluster: usize, random: &mut Random) -> Happening {
-        let Shape { gateways, lanes } = self.clusters[cluster];
+        let Shape { gateways, lanes, .. } = self.clusters[cluster];
         let slot = random.below(u64::from(gateways)) as u16;
         Happening::Lane {
             cluster,

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use kernel_core::Family;
+
 use crate::random::Random;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,14 +12,36 @@ pub struct Shape {
     pub gateways: u16,
     /// Of each gateway.
     pub lanes: u16,
+    /// Of pods and clusterset addresses.
+    pub families: Families,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Families {
+    Ipv4,
+    Ipv6,
+    Both,
+}
+
+impl Families {
+    pub(crate) fn all(self) -> &'static [Family] {
+        match self {
+            Self::Ipv4 => &[Family::Ipv4],
+            Self::Ipv6 => &[Family::Ipv6],
+            Self::Both => &[Family::Ipv4, Family::Ipv6],
+        }
+    }
 }
 
 impl Shape {
-    /// One gateway with one lane.
-    pub const PLAIN: Self = Self { gateways: 1, lanes: 1 };
+    /// One gateway with one lane, and IPv4.
+    pub const PLAIN: Self = Self { gateways: 1, lanes: 1, families: Families::Ipv4 };
 
     pub(crate) fn any(random: &mut Random) -> Self {
-        Self { gateways: 1 + u16::from(random.permille(300)), lanes: 1 + u16::from(random.permille(400)) }
+        let gateways = 1 + u16::from(random.permille(300));
+        let lanes = 1 + u16::from(random.permille(400));
+        let families = [Families::Ipv4, Families::Ipv4, Families::Ipv6, Families::Both, Families::Both];
+        Self { gateways, lanes, families: families[random.below(5) as usize] }
     }
 
     pub(crate) fn hosts(self) -> usize {
@@ -28,7 +52,12 @@ impl Shape {
 impl fmt::Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plural = |count: u16| if count == 1 { "" } else { "s" };
-        let Self { gateways, lanes } = *self;
-        write!(f, "{gateways} gateway{} of {lanes} lane{}", plural(gateways), plural(lanes))
+        let Self { gateways, lanes, families } = *self;
+        let families = match families {
+            Families::Ipv4 => "IPv4",
+            Families::Ipv6 => "IPv6",
+            Families::Both => "both families",
+        };
+        write!(f, "{gateways} gateway{} of {lanes} lane{} and {families}", plural(gateways), plural(lanes))
     }
 }

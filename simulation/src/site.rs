@@ -1,16 +1,18 @@
 //! What is fixed of a cluster: its names, addresses and hosts, and its operator's manifests.
 //!
 //! Cluster n (from 1) has pods `10.n.0.0/16`, host h of it `10.n.h.0/24` and the address `172.31.n.h`; hosts have an
-//! infrastructure address of `10.(100+n).0.0/24`, services one of `10.(200+n).0.0/24`.
+//! infrastructure address of `10.(100+n).0.0/24`, services one of `10.(200+n).0.0/24`. In IPv6 these are
+//! `2001:db8:n::/48`, `2001:db8:n:h::/64`, `2001:db8:1000:n::h`, `2001:db8:2000:n::/64` and `2001:db8:3000:n::/112`.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use api::cluster_peer::{Accept, ClusterPeerSpec, PeerState};
 use api::kubernetes::{EndpointSlice, Namespace, Node, ObjectMeta, Service};
 use api::{ClusterId, ClusterPeer, LocalCluster, RoutingPolicy, ServiceExport, names};
+use kernel_core::Family;
 use serde_json::{Value, json};
 
-use crate::shape::Shape;
+use crate::shape::{Families, Shape};
 
 pub(crate) const NAMES: [&str; 4] = ["amber", "birch", "cedar", "delta"];
 
@@ -68,6 +70,9 @@ pub(crate) const ENDPOINT_PORT: u16 = 8080;
 /// Endpoints one host may have of one service.
 pub(crate) const PLACES: u8 = 3;
 
+/// The last byte of the first endpoint on a host; those before are clients.
+const FIRST: u8 = 10;
+
 pub(crate) fn id(cluster: usize) -> ClusterId {
     ClusterId::new(NAMES[cluster]).unwrap_or_else(|_| unreachable!("the names are labels"))
 }
@@ -80,26 +85,58 @@ fn number(cluster: usize) -> u8 {
     cluster as u8 + 1
 }
 
+fn pod(cluster: usize, host: usize, last: u8, family: Family) -> IpAddr {
+    match family {
+        Family::Ipv4 => Ipv4Addr::new(10, number(cluster), host as u8 + 1, last).into(),
+        Family::Ipv6 => {
+            Ipv6Addr::new(0x2001, 0xdb8, number(cluster).into(), host as u16 + 1, 0, 0, 0, last.into()).into()
+        }
+    }
+}
+
 /// The address of one endpoint.
-pub(crate) fn endpoint(cluster: usize, host: usize, service: Name, place: u8) -> IpAddr {
-    Ipv4Addr::new(10, number(cluster), host as u8 + 1, 10 + service.number() * PLACES + place).into()
+pub(crate) fn endpoint(cluster: usize, host: usize, service: Name, place: u8, family: Family) -> IpAddr {
+    pod(cluster, host, FIRST + service.number() * PLACES + place, family)
+}
+
+/// Whose endpoint an address is: cluster, service, host and place.
+pub(crate) fn endpoint_of(address: IpAddr) -> Option<(usize, Name, usize, u8)> {
+    let (cluster, host) = pod_of(address)?;
+    let last = match address {
+        IpAddr::V4(address) => address.octets()[3],
+        IpAddr::V6(address) => address.octets()[15],
+    };
+    let number = last.checked_sub(FIRST)?;
+    let service = Name::ALL.into_iter().find(|service| service.number() == number / PLACES)?;
+    Some((cluster, service, host, number % PLACES))
 }
 
 /// A pod that is only a client.
-pub(crate) fn client(cluster: usize, host: usize) -> IpAddr {
-    Ipv4Addr::new(10, number(cluster), host as u8 + 1, 5).into()
+pub(crate) fn client(cluster: usize, host: usize, family: Family) -> IpAddr {
+    pod(cluster, host, 5, family)
 }
 
-pub(crate) fn host_address(cluster: usize, host: usize) -> IpAddr {
-    Ipv4Addr::new(172, 31, number(cluster), host as u8 + 1).into()
+/// IPv4 where the cluster has it.
+pub(crate) fn host_address(cluster: usize, host: usize, shape: Shape) -> IpAddr {
+    match shape.families {
+        Families::Ipv6 => Ipv6Addr::new(0x2001, 0xdb8, 0x1000, number(cluster).into(), 0, 0, 0, host as u16 + 1).into(),
+        Families::Ipv4 | Families::Both => Ipv4Addr::new(172, 31, number(cluster), host as u8 + 1).into(),
+    }
 }
 
 /// Whose pod an address is: cluster and host.
 pub(crate) fn pod_of(address: IpAddr) -> Option<(usize, usize)> {
-    let IpAddr::V4(address) = address else { return None };
-    match address.octets() {
-        [10, cluster @ 1..=4, host @ 1..=255, _] => Some((usize::from(cluster) - 1, usize::from(host) - 1)),
-        _ => None,
+    match address {
+        IpAddr::V4(address) => match address.octets() {
+            [10, cluster @ 1..=4, host @ 1..=255, _] => Some((usize::from(cluster) - 1, usize::from(host) - 1)),
+            _ => None,
+        },
+        IpAddr::V6(address) => match address.segments() {
+            [0x2001, 0xdb8, cluster @ 1..=4, host @ 1..=255, 0, 0, 0, _] => {
+                Some((usize::from(cluster) - 1, usize::from(host) - 1))
+            }
+            _ => None,
+        },
     }
 }
 
@@ -116,8 +153,19 @@ pub(crate) fn host_name(cluster: usize, host: usize) -> String {
     format!("{}-{}", NAMES[cluster], host + 1)
 }
 
-pub(crate) fn pod_prefix(cluster: usize, host: usize) -> String {
-    format!("10.{}.{}.0/24", number(cluster), host + 1)
+/// One of each family.
+pub(crate) fn pod_prefixes(cluster: usize, host: usize, shape: Shape) -> Vec<String> {
+    let (n, h) = (number(cluster), host + 1);
+    of_families(shape, format!("10.{n}.{h}.0/24"), format!("2001:db8:{n:x}:{h:x}::/64"))
+}
+
+fn of_families(shape: Shape, ipv4: String, ipv6: String) -> Vec<String> {
+    let of = |family: &Family| if *family == Family::Ipv4 { ipv4.clone() } else { ipv6.clone() };
+    shape.families.all().iter().map(of).collect()
+}
+
+fn family_names(shape: Shape) -> Vec<String> {
+    of_families(shape, "IPv4".into(), "IPv6".into())
 }
 
 fn object<K: api::Kind>(value: Value) -> K {
@@ -133,9 +181,10 @@ pub(crate) fn local_cluster(cluster: usize, shape: Shape) -> LocalCluster {
     let n = number(cluster);
     object(json!({ "metadata": { "name": names::LOCAL_CLUSTER }, "spec": {
         "clusterId": NAMES[cluster], "clusterSetId": "demo",
-        "podPrefixes": [format!("10.{n}.0.0/16")],
-        "infrastructurePrefixes": [format!("10.{}.0.0/24", 100 + n)],
-        "clusterSetPrefixes": [format!("10.{}.0.0/24", 200 + n)],
+        "podPrefixes": of_families(shape, format!("10.{n}.0.0/16"), format!("2001:db8:{n:x}::/48")),
+        "infrastructurePrefixes":
+            of_families(shape, format!("10.{}.0.0/24", 100 + n), format!("2001:db8:2000:{n:x}::/64")),
+        "clusterSetPrefixes": of_families(shape, format!("10.{}.0.0/24", 200 + n), format!("2001:db8:3000:{n:x}::/112")),
         "gateways": { "slots": shape.gateways, "lanes": shape.lanes },
     } }))
 }
@@ -144,35 +193,36 @@ pub(crate) fn namespace(name: &str) -> Namespace {
     object(json!({ "metadata": { "name": name } }))
 }
 
-pub(crate) fn node(cluster: usize, host: usize) -> Node {
+pub(crate) fn node(cluster: usize, host: usize, shape: Shape) -> Node {
     object(json!({
         "metadata": { "name": host_name(cluster, host) },
-        "spec": { "podCIDRs": [pod_prefix(cluster, host)] },
-        "status": { "addresses": [{ "type": "InternalIP", "address": host_address(cluster, host) }] },
+        "spec": { "podCIDRs": pod_prefixes(cluster, host, shape) },
+        "status": { "addresses": [{ "type": "InternalIP", "address": host_address(cluster, host, shape) }] },
     }))
 }
 
-pub(crate) fn service(service: Name) -> Service {
+pub(crate) fn service(service: Name, shape: Shape) -> Service {
     let spec = json!({
         "clusterIP": if service.is_headless() { "None" } else { "10.96.0.9" },
-        "ipFamilies": ["IPv4"],
+        "ipFamilies": family_names(shape),
         "ports": [{ "name": "http", "protocol": "TCP", "port": PORT }],
     });
     object(json!({ "metadata": meta(service.namespace(), service.name()), "spec": spec }))
 }
 
-/// Endpoints as host, place and readiness.
-pub(crate) fn slice(cluster: usize, service: Name, endpoints: &[(usize, u8, bool)]) -> EndpointSlice {
+/// The slice of one family; endpoints as host, place and readiness.
+pub(crate) fn slice(cluster: usize, service: Name, family: Family, endpoints: &[(usize, u8, bool)]) -> EndpointSlice {
     let endpoints: Vec<Value> = endpoints
         .iter()
         .map(|(host, place, ready)| {
-            json!({ "addresses": [endpoint(cluster, *host, service, *place)], "conditions": { "ready": ready },
+            json!({ "addresses": [endpoint(cluster, *host, service, *place, family)], "conditions": { "ready": ready },
                     "nodeName": host_name(cluster, *host) })
         })
         .collect();
-    let mut metadata = meta(service.namespace(), &format!("{}-1", service.name()));
+    let family = if family == Family::Ipv4 { "IPv4" } else { "IPv6" };
+    let mut metadata = meta(service.namespace(), &format!("{}-{}", service.name(), family.to_lowercase()));
     metadata["labels"] = json!({ names::kubernetes::SERVICE_NAME: service.name() });
-    object(json!({ "metadata": metadata, "addressType": "IPv4", "endpoints": endpoints,
+    object(json!({ "metadata": metadata, "addressType": family, "endpoints": endpoints,
         "ports": [{ "name": "http", "protocol": "TCP", "port": ENDPOINT_PORT }] }))
 }
 

@@ -100,16 +100,11 @@ impl World {
     /// The endpoints of a service as the truth has them.
     fn put_slice(&mut self, place: usize, service: Name) {
         let wall = self.clusters[place].now(self.now).wall;
-        let mut endpoints = Vec::new();
-        for host in 0..self.clusters[place].hosts.len() {
-            for at in 0..site::PLACES {
-                let address = site::endpoint(place, host, service, at);
-                if let Some(ready) = self.truth.endpoints(place, service).get(&address) {
-                    endpoints.push((host, at, *ready));
-                }
-            }
+        for family in self.clusters[place].shape.families.all() {
+            let endpoints: Vec<(usize, u8, bool)> = self.truth.said(place, service).collect();
+            let slice = site::slice(place, service, *family, &endpoints);
+            self.clusters[place].objects.put(slice, wall);
         }
-        self.clusters[place].objects.put(site::slice(place, service, &endpoints), wall);
         self.changed(place);
     }
 
@@ -117,8 +112,9 @@ impl World {
     pub(crate) fn put_services(&mut self) {
         for place in 0..self.clusters.len() {
             let wall = self.clusters[place].now(self.now).wall;
+            let shape = self.clusters[place].shape;
             for service in Name::ALL {
-                self.clusters[place].objects.put(site::service(service), wall);
+                self.clusters[place].objects.put(site::service(service, shape), wall);
             }
             self.changed(place);
         }

@@ -3,8 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use kernel_core::Family;
+
 use crate::happening::{Happening, Part};
 use crate::schedule::SETTLE;
+use crate::shape::Shape;
 use crate::site::{self, Name};
 use crate::standing::Standing;
 use crate::world::{MS, SECOND};
@@ -23,14 +26,16 @@ const LANE_CHANGES_WITHIN: u64 = SECOND + 200 * MS;
 /// After so long every agent has put routes to every peer into its kernel.
 const KNOWS_PEERS: u64 = 3 * SECOND;
 
+/// Cluster, service, host and place.
+type EndpointKey = (usize, Name, usize, u8);
+
 #[derive(Debug)]
 pub(crate) struct Truth {
-    /// Hosts of each cluster.
-    hosts: Vec<usize>,
+    shapes: Vec<Shape>,
     introduced: Option<u64>,
     /// Since when.
     exports: BTreeMap<(usize, Name), u64>,
-    endpoints: BTreeMap<(usize, Name, usize, u8), bool>,
+    endpoints: BTreeMap<EndpointKey, bool>,
     /// When an address was to be closed that was open before.
     closing: BTreeMap<IpAddr, u64>,
     policies: BTreeMap<(usize, Name), Vec<usize>>,
@@ -54,10 +59,10 @@ pub(crate) struct Truth {
 }
 
 impl Truth {
-    pub(crate) fn new(hosts: Vec<usize>) -> Self {
-        let stirred = vec![0; hosts.len()];
+    pub(crate) fn new(shapes: &[Shape]) -> Self {
+        let stirred = vec![0; shapes.len()];
         Self {
-            hosts,
+            shapes: shapes.to_vec(),
             introduced: None,
             exports: BTreeMap::new(),
             endpoints: BTreeMap::new(),
@@ -156,18 +161,19 @@ impl Truth {
                 }
             }
             Happening::Endpoint { cluster, service, host, place, ready } => {
-                let (key, address) =
-                    ((*cluster, *service, *host, *place), site::endpoint(*cluster, *host, *service, *place));
+                let key = (*cluster, *service, *host, *place);
+                let addresses: Vec<IpAddr> = self.addresses_of(key).collect();
                 match ready {
                     Some(ready) => {
                         self.endpoints.insert(key, *ready);
                         if self.exports.contains_key(&(*cluster, *service)) {
-                            self.closing.remove(&address);
+                            self.closing.retain(|address, _| !addresses.contains(address));
                         }
                     }
                     None => {
                         if self.endpoints.remove(&key).is_some() && self.exports.contains_key(&(*cluster, *service)) {
-                            self.closing.insert(address, now + LINGER + CLOSES_WITHIN);
+                            self.closing
+                                .extend(addresses.iter().map(|address| (*address, now + LINGER + CLOSES_WITHIN)));
                         }
                     }
                 }
@@ -212,22 +218,26 @@ impl Truth {
 
     fn addresses(&self, cluster: usize, service: Name) -> Vec<IpAddr> {
         let of_it = self.endpoints.keys().filter(|(of, name, ..)| (*of, *name) == (cluster, service));
-        of_it.map(|(_, _, host, place)| site::endpoint(cluster, *host, service, *place)).collect()
+        of_it.flat_map(|key| self.addresses_of(*key)).collect()
+    }
+
+    /// The addresses of an endpoint: one of each family of its cluster.
+    fn addresses_of(&self, (cluster, service, host, place): EndpointKey) -> impl Iterator<Item = IpAddr> + use<> {
+        let families = self.shapes[cluster].families.all();
+        families.iter().map(move |family| site::endpoint(cluster, host, service, place, *family))
     }
 
     fn shorten(&mut self, cluster: usize, service: Name, to: u64) {
-        for host in 0..self.hosts[cluster] {
-            for place in 0..site::PLACES {
-                if let Some(at) = self.closing.get_mut(&site::endpoint(cluster, host, service, place)) {
-                    *at = (*at).min(to);
-                }
+        for (address, at) in &mut self.closing {
+            if site::endpoint_of(*address).is_some_and(|(of, name, ..)| (of, name) == (cluster, service)) {
+                *at = (*at).min(to);
             }
         }
     }
 
     fn find_lost(&mut self, now: u64) {
-        for one in 0..self.hosts.len() {
-            for other in (0..self.hosts.len()).filter(|other| *other != one) {
+        for one in 0..self.shapes.len() {
+            for other in (0..self.shapes.len()).filter(|other| *other != one) {
                 let lost = self.cuts.contains(&(one, other))
                     || self.cuts.contains(&(other, one))
                     || self.is_dark(one)
@@ -304,9 +314,7 @@ impl Truth {
 
     /// Whether an endpoint with this address is alive.
     pub(crate) fn lives(&self, address: IpAddr) -> bool {
-        self.endpoints
-            .keys()
-            .any(|(cluster, service, host, place)| site::endpoint(*cluster, *host, *service, *place) == address)
+        site::endpoint_of(address).is_some_and(|key| self.endpoints.contains_key(&key))
     }
 
     fn accepts(&self, place: usize, of: usize, service: Name) -> bool {
@@ -320,10 +328,9 @@ impl Truth {
 
     /// How many seconds ago at the latest an address had to be closed; `None` while it may be open.
     pub(crate) fn closed_for(&self, place: usize, address: IpAddr, now: u64) -> Option<f64> {
-        let open = self.endpoints.keys().any(|(cluster, service, host, at)| {
-            site::endpoint(*cluster, *host, *service, *at) == address
-                && self.exports.contains_key(&(*cluster, *service))
-        });
+        let open = self.lives(address)
+            && site::endpoint_of(address)
+                .is_some_and(|(cluster, service, ..)| self.exports.contains_key(&(cluster, service)));
         if open || self.is_in_trouble(place) {
             return None;
         }
@@ -337,14 +344,14 @@ impl Truth {
         let mut parts = [Part::Controller, Part::Dns]
             .into_iter()
             .chain((0..gateways).map(|slot| Part::Gateway(slot as u16)))
-            .chain((0..self.hosts[place]).map(Part::Node));
+            .chain((0..self.shapes[place].hosts()).map(Part::Node));
         parts.any(|part| !self.running.contains(&(place, part)))
             || self.unplugged.iter().any(|(cluster, _)| *cluster == place)
     }
 
     /// Whether a host must have a route to another cluster's pod, or a blackhole.
     pub(crate) fn must_know(&self, place: usize, _host: usize, destination: IpAddr, now: u64) -> bool {
-        site::pod_of(destination).is_some_and(|(of, _)| of != place && of < self.hosts.len())
+        site::pod_of(destination).is_some_and(|(of, _)| of != place && of < self.shapes.len())
             && self.introduced.is_some_and(|at| now > at + KNOWS_PEERS)
     }
 
@@ -356,22 +363,31 @@ impl Truth {
         of_service.map(|((of, _), since)| (*of, (*since).max(self.standing.let_in(place, *of)))).collect()
     }
 
+    /// Host, place and readiness of a service's endpoints, as its own cluster's objects have them.
+    pub(crate) fn said(&self, cluster: usize, service: Name) -> impl Iterator<Item = (usize, u8, bool)> {
+        let of_it = self.endpoints.iter().filter(move |((of, name, ..), _)| (*of, *name) == (cluster, service));
+        of_it.map(|((_, _, host, place), ready)| (*host, *place, *ready))
+    }
+
     /// The endpoints of a service in one cluster, with their readiness.
     pub(crate) fn endpoints(&self, cluster: usize, service: Name) -> BTreeMap<IpAddr, bool> {
-        let of_it = self.endpoints.iter().filter(|((of, name, ..), _)| (*of, *name) == (cluster, service));
-        let ready = |host: usize, ready: bool| ready && !self.standing.is_node_out(cluster, host);
-        of_it
-            .map(|((_, _, host, place), said)| (site::endpoint(cluster, *host, service, *place), ready(*host, *said)))
-            .collect()
+        let all = self.said(cluster, service).flat_map(|(host, place, ready)| {
+            let ready = ready && !self.standing.is_node_out(cluster, host);
+            self.addresses_of((cluster, service, host, place)).map(move |address| (address, ready))
+        });
+        all.collect()
     }
 
     /// The clusters that new connections from `place` go to, when everything works.
-    pub(crate) fn serving(&self, place: usize, service: Name) -> BTreeSet<usize> {
+    pub(crate) fn serving(&self, place: usize, service: Name, family: Family) -> BTreeSet<usize> {
         let able: BTreeSet<usize> = self
             .exporters(place, service)
             .into_keys()
             .filter(|of| self.is_used(place, *of))
-            .filter(|of| self.endpoints(*of, service).values().any(|ready| *ready))
+            .filter(|of| {
+                let endpoints = self.endpoints(*of, service);
+                endpoints.iter().any(|(address, ready)| *ready && Family::of(*address) == family)
+            })
             .collect();
         match self.policies.get(&(place, service)) {
             Some(order) => order.iter().find(|of| able.contains(of)).into_iter().copied().collect(),

@@ -93,7 +93,6 @@ impl World {
             .enumerate()
             .map(|(place, shape)| Cluster::new(place, *shape, random.below(SECOND * 1000)))
             .collect();
-        let hosts = clusters.iter().map(|cluster| cluster.hosts.len()).collect();
         let mut world = Self {
             now: START,
             random,
@@ -101,7 +100,7 @@ impl World {
             network: Network::new(),
             queue: BTreeMap::new(),
             queued: 0,
-            truth: Truth::new(hosts),
+            truth: Truth::new(shapes),
             attempts: Attempts::default(),
             violations: Vec::new(),
             story: String::new(),
@@ -123,7 +122,7 @@ impl World {
         let objects = &mut cluster.objects;
         objects.put(site::local_cluster(place, cluster.shape), wall);
         ["shop", "vault"].iter().for_each(|name| objects.put(site::namespace(name), wall));
-        (0..cluster.hosts.len()).for_each(|host| objects.put(site::node(place, host), wall));
+        (0..cluster.hosts.len()).for_each(|host| objects.put(site::node(place, host, cluster.shape), wall));
         cluster.ticks_at = self.now + self.random.below(TICK);
         for part in self.parts(place) {
             let at = self.now + self.random.below(50 * MS);
@@ -379,6 +378,9 @@ impl World {
         if self.sabotage == Some(Sabotage::NoBlackholes) {
             let routes = &mut self.clusters[place].hosts[host].kernel.state.routes;
             routes.retain(|_, route| route.target != kernel_core::Target::Blackhole);
+        }
+        if self.sabotage == Some(Sabotage::OnlyIpv4) {
+            self.clusters[place].hosts[host].kernel.state.services.retain(|frontend, _| frontend.address.is_ipv4());
         }
         let cluster = &mut self.clusters[place];
         let next = cluster.hosts[host].next_look().map_or(u64::MAX, |at| cluster.to_world(at));

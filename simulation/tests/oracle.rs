@@ -1,6 +1,6 @@
 //! The oracle sees what it is there for: a part that is broken on purpose is found out, and told as a short story.
 
-use simulation::{Failure, Happening, Order, Sabotage, Schedule, Shape, live};
+use simulation::{Failure, Families, Happening, Order, Sabotage, Schedule, Shape, live};
 
 /// Two clusters with one gateway each; birch alone has an endpoint of `shop/web`, and both know of it.
 fn schedule(sabotage: Option<Sabotage>, trouble: &[(u64, Happening)]) -> Schedule {
@@ -77,7 +77,7 @@ fn assert_told(wrong: &[String], words: &str) {
 
 #[test]
 fn a_drained_peer_that_is_still_given_connections_is_found_out() {
-    assert_told(&lost([1, 1], 0, Order::DrainPeer(1)), "amber-1 gives shop/web to birch");
+    assert_told(&lost([1, 1], 0, Order::DrainPeer(1)), "gives shop/web to birch");
 }
 
 #[test]
@@ -100,8 +100,25 @@ fn a_drained_gateway_that_is_still_used_is_found_out() {
 fn a_lane_that_is_shut_costs_nothing_and_is_found_out_where_nobody_leaves_it() {
     let shut = Happening::Lane { cluster: 1, slot: 0, lane: 1, open: false };
     let mut story = schedule(None, &[(3_000, shut)]);
-    story.clusters = vec![Shape { gateways: 1, lanes: 2 }; 2];
+    story.clusters = vec![Shape { lanes: 2, ..Shape::PLAIN }; 2];
     live(&story).unwrap_or_else(|failure| panic!("{}", failure.describe(true)));
     let failure = live(&Schedule { sabotage: Some(Sabotage::RosyLanes), ..story }).expect_err("it went unseen");
     assert_told(&failure.wrong, "no answer, though nothing is in the way");
+}
+
+#[test]
+fn what_is_missing_of_ipv6_alone_is_found_out() {
+    let killed = Happening::Kill { cluster: 0, part: simulation::Part::Gateway(0) };
+    let faults = [
+        (Sabotage::OnlyIpv4, Families::Both, Vec::new(), "by Ipv6: nobody answers, and birch should"),
+        (Sabotage::OpenFilters, Families::Ipv6, Vec::new(), "after it was to be closed"),
+        (Sabotage::NoBlackholes, Families::Ipv6, vec![(3_000, killed)], "in clear"),
+    ];
+    for (sabotage, families, trouble, words) in faults {
+        let mut story = schedule(None, &trouble);
+        story.clusters = vec![Shape { families, ..Shape::PLAIN }; 2];
+        live(&story).unwrap_or_else(|failure| panic!("{}", failure.describe(true)));
+        let failure = live(&Schedule { sabotage: Some(sabotage), ..story }).expect_err("it went unseen");
+        assert_told(&failure.wrong, words);
+    }
 }
