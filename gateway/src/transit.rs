@@ -114,25 +114,16 @@ impl Transit {
     /// Takes a new roster, and gives it back with the ways by hubs among the endpoints of peers that have some, last.
     pub(crate) fn configure(&self, roster: &Roster) -> Roster {
         let rules = roster.transit();
-        let mut with_ways = roster.clone();
         locked(&self.shared.ways).retain(|way, _| rules.knows(way));
         self.shared.rules.store(Arc::new(rules));
         let rules = self.shared.rules.load();
-        for peer in &mut with_ways.topology.peers {
-            for gateway in &mut peer.gateways {
-                let Some(address) = gateway.control_address else { continue };
-                for (number, lane) in (0u8..).zip(&mut gateway.lanes) {
-                    let remote = End { gateway: address, lane: LaneNumber(number) };
-                    for way in rules.ways(&peer.id, remote) {
-                        match self.shared.open(way) {
-                            Ok((_, address)) => lane.learned.push(address),
-                            Err(error) => tracing::warn!(peer = %peer.id, "a way by a hub is not used: {error:#}"),
-                        }
-                    }
-                }
+        roster.with_ways(&rules, |peer, way| match self.shared.open(way) {
+            Ok((_, address)) => Some(address),
+            Err(error) => {
+                tracing::warn!(%peer, "a way by a hub is not used: {error:#}");
+                None
             }
-        }
-        with_ways
+        })
     }
 
     pub(crate) async fn stop(mut self) {

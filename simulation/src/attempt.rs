@@ -39,6 +39,8 @@ pub struct Tally {
     pub unserved: u64,
     /// Connections from other clusters that did not reach an endpoint, with somebody saying why.
     pub refused: u64,
+    /// Datagrams of others that hubs passed on.
+    pub passed_on: u64,
 }
 
 impl std::ops::Add for Tally {
@@ -49,6 +51,7 @@ impl std::ops::Add for Tally {
             answered: self.answered + other.answered,
             unserved: self.unserved + other.unserved,
             refused: self.refused + other.refused,
+            passed_on: self.passed_on + other.passed_on,
         }
     }
 }

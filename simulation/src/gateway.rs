@@ -1,6 +1,6 @@
 //! [`Gateway`]: one gateway process: the cores with pretend sessions, told by its follower what to do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use api::time::Instant;
 use api::{ClusterPeer, LocalCluster, ServiceExport, TunnelGateway};
 use gateway_core::export_index::{ExportIndex, key_of};
 use gateway_core::roster::{Roster, own_control_prefix};
+use gateway_core::transit::is_by_hub;
 use gateway_core::{
     Arena, ExportChange, Inbound, LaneNumber, Link, Opened, Outbound, Outgoing, PathState, Paths, Received,
     Reconfigured, RouteTable, Sealed, Verdict,
@@ -20,6 +21,7 @@ use crate::follower::Follower;
 use crate::object::{Held, Object};
 use crate::objects::Change;
 use crate::pretend::{PretendLane, public_key};
+use crate::transit::Ways;
 
 const BYTES: usize = 1 << 16;
 const BATCH: usize = 64;
@@ -57,6 +59,7 @@ pub(crate) struct Core {
     pub(crate) paths: Paths,
     pub(crate) roster: Roster,
     pub(crate) control: Ipv6Addr,
+    pub(crate) ways: Ways,
     lanes: Vec<(Inbound, Outbound)>,
     sessions: Vec<PretendLane>,
     table: Arc<RouteTable>,
@@ -212,13 +215,15 @@ fn name(peer: &ClusterPeer) -> String {
 
 impl Core {
     fn start(roster: Roster, control: Ipv6Addr, secrets: &[u64], incarnation: u64, now: Instant) -> Self {
-        let (paths, reconfigured) = Paths::new(roster.topology.clone(), incarnation, now);
+        let mut ways = Ways::default();
+        let (paths, reconfigured) = Paths::new(ways.configure(&roster).topology, incarnation, now);
         let numbers = (0..secrets.len()).map(|lane| LaneNumber(lane as u8));
         let mut core = Self {
             table: paths.table(),
             paths,
             roster,
             control,
+            ways,
             lanes: numbers.clone().map(|lane| (Inbound::new(lane, BATCH), Outbound::new(lane, BATCH))).collect(),
             sessions: numbers.zip(secrets).map(|(lane, secret)| PretendLane::new(lane, &[*secret])).collect(),
             datagrams: Arena::new(BYTES, BATCH),
@@ -233,7 +238,7 @@ impl Core {
 
     fn reconfigure(&mut self, roster: Roster, now: Instant) {
         if roster != self.roster {
-            let reconfigured = self.paths.reconfigure(roster.topology.clone(), now);
+            let reconfigured = self.paths.reconfigure(self.ways.configure(&roster).topology, now);
             self.roster = roster;
             self.take(&reconfigured);
         }
@@ -313,14 +318,23 @@ impl Core {
         outcome.events.extend(self.paths.take_events().0.iter().map(ToString::to_string));
     }
 
+    /// The gateways, by control address, that are reached without a hub now.
+    pub(crate) fn direct(&self, now: Instant) -> BTreeSet<Ipv6Addr> {
+        let up = self.paths.statuses(now).filter(|(_, status)| status.state == PathState::Up);
+        let direct = up.filter(|(_, status)| status.endpoint.is_some_and(|endpoint| !is_by_hub(endpoint)));
+        direct.filter_map(|(link, _)| self.control_of(link)).collect()
+    }
+
+    fn control_of(&self, link: &Link) -> Option<Ipv6Addr> {
+        let peer = self.paths.topology().peers.iter().find(|peer| peer.id == link.cluster)?;
+        peer.gateways.iter().find(|gateway| gateway.slot == link.slot)?.control_address
+    }
+
     /// The gateways of each peer to which packets pass now, by control address.
     pub(crate) fn reachable(&self, now: Instant) -> BTreeMap<String, Vec<Ipv6Addr>> {
         let mut found: BTreeMap<String, Vec<Ipv6Addr>> = BTreeMap::new();
         for (link, _) in self.paths.statuses(now).filter(|(_, status)| status.state == PathState::Up) {
-            let peers = &self.paths.topology().peers;
-            let peer = peers.iter().find(|peer| peer.id == link.cluster);
-            let gateway = peer.and_then(|peer| peer.gateways.iter().find(|gateway| gateway.slot == link.slot));
-            if let Some(address) = gateway.and_then(|gateway| gateway.control_address) {
+            if let Some(address) = self.control_of(link) {
                 found.entry(link.cluster.to_string()).or_default().push(address);
             }
         }

@@ -13,6 +13,7 @@
 //! | `objects`, `object`, `follower` | the store, and what each part has seen of it |
 //! | `controller`, `gateway`, `host`, `names` | the processes around the cores |
 //! | `stream`, `segment`, `relay` | control connections, as TCP segments through the tunnels |
+//! | `transit` | ways by a hub, for clusters that cannot reach each other |
 //! | `probing` | agents ask gateways for health |
 //! | `kernel`, `walk` | what kernels do with packets; the way of each packet |
 //! | `operator` | introduces clusters, gives orders |
@@ -49,6 +50,7 @@ mod site;
 mod standing;
 pub mod story;
 mod stream;
+mod transit;
 mod trouble;
 mod truth;
 mod underlay;

@@ -28,21 +28,27 @@ pub(crate) struct Network {
     pub(crate) cut: [[bool; 4]; 4],
     /// Lanes whose port a firewall shuts.
     pub(crate) shut: BTreeSet<Lane>,
+    /// Two clusters between which nothing ever passes.
+    pub(crate) apart: Option<(usize, usize)>,
 }
 
 impl Network {
     pub(crate) fn new() -> Self {
-        Self { weather: Weather::FAIR, cut: [[false; 4]; 4], shut: BTreeSet::new() }
+        Self { weather: Weather::FAIR, cut: [[false; 4]; 4], shut: BTreeSet::new(), apart: None }
     }
 
     /// All trouble ends; firewalls stay.
     pub(crate) fn calm(&mut self) {
-        *self = Self { shut: std::mem::take(&mut self.shut), ..Self::new() };
+        *self = Self { shut: std::mem::take(&mut self.shut), apart: self.apart, ..Self::new() };
     }
 
     /// When copies of a datagram arrive, in microseconds from now; none when it is lost.
     pub(crate) fn flights(&self, from: Lane, to: Lane, random: &mut Random) -> Vec<u64> {
         let weather = self.weather;
+        let pair = (from.0.min(to.0), from.0.max(to.0));
+        if self.apart == Some(pair) {
+            return Vec::new();
+        }
         if self.cut[from.0][to.0]
             || self.shut.contains(&from)
             || self.shut.contains(&to)

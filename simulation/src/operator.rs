@@ -38,7 +38,9 @@ impl World {
             }
             None => {
                 let local = self.clusters[other].objects.get::<LocalCluster>("", names::LOCAL_CLUSTER);
-                local.and_then(|local| site::peer(other, local, accept, state))
+                // One end that names the hub is enough.
+                let via = self.truth.hub_between(place, other).filter(|_| place < other);
+                local.and_then(|local| site::peer(other, local, via, accept, state))
             }
         };
         let Some(peer) = peer else {

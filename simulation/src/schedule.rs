@@ -13,13 +13,18 @@ const ROUNDS: u64 = 2;
 const TROUBLE: u64 = 6_000;
 /// Milliseconds after all trouble is over until everything holds again: a path comes back within 6 s, and a call between
 /// controllers is tried every 5 s at the latest.
-pub(crate) const SETTLE: u64 = 12_000;
+const SETTLE: u64 = 12_000;
+
+/// As much longer by a hub: its own paths come back first.
+const BY_HUB: u64 = 8_000;
 
 /// Clusters, and what happens to them, with milliseconds from the beginning.
 #[derive(Clone, Debug)]
 pub struct Schedule {
     pub seed: u64,
     pub clusters: Vec<Shape>,
+    /// The one of three clusters by which the other two reach each other, who otherwise cannot.
+    pub hub: Option<usize>,
     pub happenings: Vec<(u64, Happening)>,
     /// What is broken on purpose, to show that the oracle sees it.
     pub sabotage: Option<Sabotage>,
@@ -38,6 +43,8 @@ pub enum Sabotage {
     LostOrders,
     /// Hosts balance no connections of IPv6.
     OnlyIpv4,
+    /// Hubs pass nothing on.
+    LazyHub,
     /// Gateways say of every lane that packets pass.
     RosyLanes,
 }
@@ -48,10 +55,11 @@ impl Schedule {
         let mut random = Random::new(seed ^ 0x005e_ed0f_5c4e_d01e);
         let count = 2 + usize::from(random.permille(500));
         let clusters = (0..count).map(|_| Shape::any(&mut random)).collect();
-        let mut schedule = Self { seed, clusters, happenings: Vec::new(), sabotage: None };
+        let hub = (count == 3 && random.permille(350)).then(|| random.below(3) as usize);
+        let mut schedule = Self { seed, clusters, hub, happenings: Vec::new(), sabotage: None };
         schedule.begin(&mut random);
         for round in 0..ROUNDS {
-            let start = 100 + round * (TROUBLE + SETTLE + 1_000);
+            let start = 100 + round * (TROUBLE + schedule.settle() + 1_000);
             for _ in 0..1 + random.below(7) {
                 let at = start + random.below(TROUBLE);
                 let happening = schedule.one(&mut random);
@@ -61,6 +69,16 @@ impl Schedule {
         }
         schedule.happenings.sort_by_key(|(at, _)| *at);
         schedule
+    }
+
+    /// Milliseconds after all trouble is over until everything holds again.
+    pub(crate) fn settle(&self) -> u64 {
+        if self.hub.is_some() { SETTLE + BY_HUB } else { SETTLE }
+    }
+
+    /// The two clusters that cannot reach each other but by the hub.
+    pub(crate) fn apart(&self) -> Option<(usize, usize)> {
+        [(1, 2), (0, 2), (0, 1)].get(self.hub?).copied()
     }
 
     /// What is exported from the start.

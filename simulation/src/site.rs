@@ -177,14 +177,17 @@ fn meta(namespace: &str, name: &str) -> Value {
     json!({ "namespace": namespace, "name": name })
 }
 
-pub(crate) fn local_cluster(cluster: usize, shape: Shape) -> LocalCluster {
+pub(crate) fn local_cluster(cluster: usize, shape: Shape, between: Option<(usize, usize)>) -> LocalCluster {
     let n = number(cluster);
+    let rule = |(one, other): (usize, usize)| json!({ "between": [NAMES[one], NAMES[other]] });
+    let transit: Vec<Value> = between.map(rule).into_iter().collect();
     object(json!({ "metadata": { "name": names::LOCAL_CLUSTER }, "spec": {
         "clusterId": NAMES[cluster], "clusterSetId": "demo",
         "podPrefixes": of_families(shape, format!("10.{n}.0.0/16"), format!("2001:db8:{n:x}::/48")),
         "infrastructurePrefixes":
             of_families(shape, format!("10.{}.0.0/24", 100 + n), format!("2001:db8:2000:{n:x}::/64")),
         "clusterSetPrefixes": of_families(shape, format!("10.{}.0.0/24", 200 + n), format!("2001:db8:3000:{n:x}::/112")),
+        "transit": transit,
         "gateways": { "slots": shape.gateways, "lanes": shape.lanes },
     } }))
 }
@@ -239,12 +242,18 @@ pub(crate) fn policy(service: Name, order: &[usize]) -> RoutingPolicy {
 }
 
 /// What the operator writes who read the other cluster's export: its identity and its record of then.
-pub(crate) fn peer(of: usize, local: &LocalCluster, accept: Vec<String>, state: PeerState) -> Option<ClusterPeer> {
+pub(crate) fn peer(
+    of: usize,
+    local: &LocalCluster,
+    via: Option<usize>,
+    accept: Vec<String>,
+    state: PeerState,
+) -> Option<ClusterPeer> {
     let status = local.status.as_ref().filter(|status| !status.record.is_empty())?;
     let spec = ClusterPeerSpec {
         identity_keys: status.identity_key.into_iter().collect(),
         record: status.record.clone(),
-        endpoints: vec![],
+        endpoints: via.map(|hub| format!("via:{}", NAMES[hub])).into_iter().collect(),
         allowed_prefixes: local.spec.advertised_prefixes().copied().collect(),
         allow_overlap: false,
         accept: Accept { namespaces: accept },

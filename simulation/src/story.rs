@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::attempt::Tally;
 use crate::happening::Happening;
-use crate::schedule::{SETTLE, Schedule};
+use crate::schedule::Schedule;
 use crate::world::{MS, SECOND, START, World};
 
 /// Stories tried at most to find a shorter one.
@@ -27,8 +27,8 @@ pub struct Failure {
 ///
 /// # Errors
 /// The first thing that was wrong.
-pub fn live(schedule: &Schedule) -> Result<Tally, Failure> {
-    let mut world = World::new(schedule.seed, &schedule.clusters);
+pub fn live(schedule: &Schedule) -> Result<Tally, Box<Failure>> {
+    let mut world = World::new(schedule);
     let lived = catch_unwind(AssertUnwindSafe(|| world.live(schedule)));
     let wrong = match lived {
         Ok(Ok(())) => return Ok(world.attempts.tally),
@@ -43,17 +43,18 @@ pub fn live(schedule: &Schedule) -> Result<Tally, Failure> {
     for line in world.paths() {
         world.tell(line);
     }
-    Err(Failure { schedule: schedule.clone(), wrong, story: world.story, at })
+    Err(Box::new(Failure { schedule: schedule.clone(), wrong, story: world.story, at }))
 }
 
 impl World {
     fn live(&mut self, schedule: &Schedule) -> Result<(), Vec<String>> {
         self.sabotage = schedule.sabotage;
+        let settle = schedule.settle() * MS;
         self.put_services();
         self.run_until(self.now + 2 * SECOND);
         self.introduce();
         self.truth.introduced(self.now);
-        self.run_until(self.now + 6 * SECOND);
+        self.run_until(self.now + settle / 2);
         self.sound()?;
         self.began = self.now - START;
         let began = self.now;
@@ -63,7 +64,7 @@ impl World {
             self.sound()?;
             self.apply(happening);
             if *happening == Happening::Calm {
-                self.run_until(self.now + SETTLE * MS);
+                self.run_until(self.now + settle);
                 self.sound()?;
                 let wrong = self.judge_calm();
                 self.sound()?;
@@ -91,7 +92,7 @@ impl Failure {
         let mut tries = 0;
         let attempt = |schedule: Schedule, shortest: &mut Self| match live(&schedule) {
             Err(failure) => {
-                *shortest = failure;
+                *shortest = *failure;
                 true
             }
             Ok(_) => false,
@@ -124,7 +125,8 @@ impl Failure {
             .enumerate()
             .map(|(place, shape)| format!("{} with {shape}", crate::site::NAMES[place]))
             .collect();
-        let _ = writeln!(text, "seed {}; {}", self.schedule.seed, clusters.join(", "));
+        let hub = self.schedule.hub.map(|hub| format!("; {} is the hub of the others", crate::site::NAMES[hub]));
+        let _ = writeln!(text, "seed {}; {}{}", self.schedule.seed, clusters.join(", "), hub.unwrap_or_default());
         for (at, happening) in &self.schedule.happenings {
             let _ = writeln!(text, "{:>9.3} s  {happening}", *at as f64 / 1000.0);
         }

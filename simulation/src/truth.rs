@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use kernel_core::Family;
 
 use crate::happening::{Happening, Part};
-use crate::schedule::SETTLE;
+use crate::schedule::Schedule;
 use crate::shape::Shape;
 use crate::site::{self, Name};
 use crate::standing::Standing;
@@ -32,6 +32,10 @@ type EndpointKey = (usize, Name, usize, u8);
 #[derive(Debug)]
 pub(crate) struct Truth {
     shapes: Vec<Shape>,
+    /// By which the others reach each other.
+    hub: Option<usize>,
+    /// How long it takes after trouble until everything holds again.
+    settle: u64,
     introduced: Option<u64>,
     /// Since when.
     exports: BTreeMap<(usize, Name), u64>,
@@ -59,10 +63,12 @@ pub(crate) struct Truth {
 }
 
 impl Truth {
-    pub(crate) fn new(shapes: &[Shape]) -> Self {
-        let stirred = vec![0; shapes.len()];
+    pub(crate) fn new(schedule: &Schedule) -> Self {
+        let stirred = vec![0; schedule.clusters.len()];
         Self {
-            shapes: shapes.to_vec(),
+            shapes: schedule.clusters.clone(),
+            hub: schedule.hub,
+            settle: schedule.settle() * MS,
             introduced: None,
             exports: BTreeMap::new(),
             endpoints: BTreeMap::new(),
@@ -86,7 +92,7 @@ impl Truth {
 
     pub(crate) fn introduced(&mut self, now: u64) {
         self.introduced = Some(now);
-        self.steady_from = now + SETTLE * MS;
+        self.steady_from = now + self.settle;
     }
 
     pub(crate) fn note_part(&mut self, place: usize, part: Part, runs: bool, now: u64) {
@@ -104,7 +110,7 @@ impl Truth {
     }
 
     /// How long it takes until everything goes on after a happening; `None`: for as long as there is trouble.
-    fn settles_within(happening: &Happening) -> Option<u64> {
+    fn settles_within(&self, happening: &Happening) -> Option<u64> {
         match happening {
             Happening::Cut { .. }
             | Happening::Isolate { .. }
@@ -114,7 +120,7 @@ impl Truth {
             | Happening::StoreAway { .. } => None,
             Happening::SetClock { .. } | Happening::BackUp { .. } => Some(0),
             Happening::Lane { .. } => Some(LANE_CHANGES_WITHIN),
-            Happening::Move { .. } | Happening::Restart { .. } | Happening::Calm => Some(SETTLE * MS),
+            Happening::Move { .. } | Happening::Restart { .. } | Happening::Calm => Some(self.settle),
             Happening::Export { .. }
             | Happening::Unexport { .. }
             | Happening::Endpoint { .. }
@@ -126,7 +132,7 @@ impl Truth {
     }
 
     pub(crate) fn take(&mut self, happening: &Happening, now: u64) {
-        let settles = Self::settles_within(happening).map(|within| now + within);
+        let settles = self.settles_within(happening).map(|within| now + within);
         self.steady_from = match happening {
             Happening::Calm => settles.unwrap_or(now),
             _ => self.steady_from.max(settles.unwrap_or(u64::MAX)),
@@ -238,10 +244,13 @@ impl Truth {
     fn find_lost(&mut self, now: u64) {
         for one in 0..self.shapes.len() {
             for other in (0..self.shapes.len()).filter(|other| *other != one) {
-                let lost = self.cuts.contains(&(one, other))
-                    || self.cuts.contains(&(other, one))
-                    || self.is_dark(one)
-                    || self.is_dark(other);
+                let cut = |one, other| self.cuts.contains(&(one, other)) || self.cuts.contains(&(other, one));
+                let lost = self.is_dark(one)
+                    || self.is_dark(other)
+                    || match self.hub_between(one, other) {
+                        Some(hub) => cut(one, hub) || cut(hub, other) || self.is_dark(hub),
+                        None => cut(one, other),
+                    };
                 if lost {
                     self.lost.entry((one, other)).or_insert(now);
                 } else {
@@ -262,10 +271,22 @@ impl Truth {
 
     // What is asked.
 
+    /// The hub by which two clusters reach each other, where they cannot directly.
+    pub(crate) fn hub_between(&self, one: usize, other: usize) -> Option<usize> {
+        self.hub.filter(|hub| *hub != one && *hub != other)
+    }
+
+    /// Whether packets pass between two clusters, as far as operators decide it.
+    pub(crate) fn is_joined(&self, one: usize, other: usize) -> bool {
+        let hub = self.hub_between(one, other);
+        !self.standing.is_apart(one, other)
+            && hub.is_none_or(|hub| !self.standing.is_apart(one, hub) && !self.standing.is_apart(hub, other))
+    }
+
     /// Whether nothing since `opened` may keep a connection to an endpoint from being answered.
     pub(crate) fn must_answer(&self, place: usize, endpoint: IpAddr, opened: u64) -> bool {
         let of = site::pod_of(endpoint).map(|(of, _)| of);
-        opened >= self.steady_from && self.lives(endpoint) && of.is_some_and(|of| !self.standing.is_apart(place, of))
+        opened >= self.steady_from && self.lives(endpoint) && of.is_some_and(|of| self.is_joined(place, of))
     }
 
     /// Whether a firewall shuts one of a link's lanes.
@@ -286,13 +307,13 @@ impl Truth {
         let gateways = self.gateways.get(&of).copied().unwrap_or(0);
         place == of
             || self.standing.unused_since(place, of).is_none()
-                && !self.standing.is_apart(place, of)
+                && self.is_joined(place, of)
                 && !self.standing.is_leaving(of, gateways)
     }
 
-    /// Whether a cluster cannot know what another says now: that one blocked it.
+    /// Whether a cluster cannot know what another says now: that one blocked it, or the hub stands apart.
     pub(crate) fn is_stale(&self, place: usize, of: usize) -> bool {
-        self.standing.blocked_since(of, place).is_some() && self.standing.blocked_since(place, of).is_none()
+        !self.is_joined(place, of) && self.standing.blocked_since(place, of).is_none()
     }
 
     /// For how many seconds a cluster should have stopped to give a peer new connections, as its operator said.

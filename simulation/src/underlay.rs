@@ -2,12 +2,17 @@
 
 use std::net::SocketAddr;
 
+use gateway_core::transit::is_by_hub;
+
 use crate::network::Lane;
 use crate::world::{Event, World};
 
 impl World {
     /// A lane of a gateway sends a datagram.
     pub(crate) fn launch(&mut self, place: usize, slot: usize, lane: u16, to: SocketAddr, bytes: Vec<u8>) {
+        if is_by_hub(to) {
+            return self.launch_by_hub(place, slot, lane, to, &bytes);
+        }
         let cluster = &self.clusters[place];
         let from = cluster.outside[slot][usize::from(lane)];
         if cluster.hosts[cluster.gateways[slot].host].is_unplugged {

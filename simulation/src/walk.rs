@@ -2,10 +2,13 @@
 
 use std::net::IpAddr;
 
+use api::names::ports;
 use gateway_core::packet::Packet;
 use kernel_core::DeviceName;
 
+use crate::gateway::Gateway;
 use crate::kernel::Way;
+use crate::packets;
 use crate::schedule::Sabotage;
 use crate::segment::{Segment, ends};
 use crate::site::{self, NAMES};
@@ -123,6 +126,15 @@ impl World {
 
     fn deliver(&mut self, place: usize, host: usize, packet: &Packet, bytes: &[u8]) {
         let (from, to) = ends(packet);
+        if packet.flow.protocol == packets::UDP && to.port() == ports::TRANSIT {
+            let gateways = &self.clusters[place].gateways;
+            let control = |gateway: &&Gateway| gateway.core.as_ref().map(|core| IpAddr::V6(core.control));
+            let gateway = gateways.iter().find(|gateway| control(gateway) == Some(to.ip())).map(|gateway| gateway.slot);
+            if let (Some(slot), Some(frame)) = (gateway, bytes.get(packet.transport + 8..packet.len)) {
+                self.take_frame(place, slot, from.ip(), frame);
+            }
+            return;
+        }
         let Some((segment, payload)) = Segment::read(packet, bytes) else { return };
         let control = self.clusters[place]
             .gateways

@@ -13,8 +13,7 @@ use crate::gateway::Outcome;
 use crate::happening::{Happening, Part};
 use crate::network::Network;
 use crate::random::Random;
-use crate::schedule::Sabotage;
-use crate::shape::Shape;
+use crate::schedule::{Sabotage, Schedule};
 use crate::site::{self, NAMES};
 use crate::truth::Truth;
 
@@ -85,10 +84,11 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Clusters of these shapes, all parts started and no peers yet.
-    pub(crate) fn new(seed: u64, shapes: &[Shape]) -> Self {
-        let mut random = Random::new(seed);
-        let clusters: Vec<Cluster> = shapes
+    /// The clusters of a schedule, all parts started and no peers yet.
+    pub(crate) fn new(schedule: &Schedule) -> Self {
+        let mut random = Random::new(schedule.seed);
+        let clusters: Vec<Cluster> = schedule
+            .clusters
             .iter()
             .enumerate()
             .map(|(place, shape)| Cluster::new(place, *shape, random.below(SECOND * 1000)))
@@ -97,10 +97,10 @@ impl World {
             now: START,
             random,
             clusters,
-            network: Network::new(),
+            network: Network { apart: schedule.apart(), ..Network::new() },
             queue: BTreeMap::new(),
             queued: 0,
-            truth: Truth::new(shapes),
+            truth: Truth::new(schedule),
             attempts: Attempts::default(),
             violations: Vec::new(),
             story: String::new(),
@@ -111,16 +111,17 @@ impl World {
             sabotage: None,
         };
         for place in 0..world.clusters.len() {
-            world.install(place);
+            world.install(place, if schedule.hub == Some(place) { schedule.apart() } else { None });
         }
         world
     }
 
-    fn install(&mut self, place: usize) {
+    /// `between`: whose datagrams it passes on.
+    fn install(&mut self, place: usize, between: Option<(usize, usize)>) {
         let cluster = &mut self.clusters[place];
         let wall = cluster.now(self.now).wall;
         let objects = &mut cluster.objects;
-        objects.put(site::local_cluster(place, cluster.shape), wall);
+        objects.put(site::local_cluster(place, cluster.shape, between), wall);
         ["shop", "vault"].iter().for_each(|name| objects.put(site::namespace(name), wall));
         (0..cluster.hosts.len()).for_each(|host| objects.put(site::node(place, host, cluster.shape), wall));
         cluster.ticks_at = self.now + self.random.below(TICK);

@@ -9,7 +9,7 @@ fn schedule(sabotage: Option<Sabotage>, trouble: &[(u64, Happening)]) -> Schedul
     let mut happenings = vec![(0, endpoint), (0, Happening::Export { cluster, service })];
     happenings.extend_from_slice(trouble);
     happenings.push((9_000, Happening::Calm));
-    Schedule { seed: 1, clusters: vec![Shape::PLAIN; 2], happenings, sabotage }
+    Schedule { seed: 1, clusters: vec![Shape::PLAIN; 2], hub: None, happenings, sabotage }
 }
 
 fn isolated() -> Vec<(u64, Happening)> {
@@ -19,7 +19,7 @@ fn isolated() -> Vec<(u64, Happening)> {
 fn told(sabotage: Sabotage, trouble: &[(u64, Happening)]) -> Failure {
     match live(&schedule(Some(sabotage), trouble)) {
         Ok(tally) => panic!("{sabotage:?} went unseen: {tally:?}"),
-        Err(failure) => failure,
+        Err(failure) => *failure,
     }
 }
 
@@ -121,4 +121,17 @@ fn what_is_missing_of_ipv6_alone_is_found_out() {
         let failure = live(&Schedule { sabotage: Some(sabotage), ..story }).expect_err("it went unseen");
         assert_told(&failure.wrong, words);
     }
+}
+
+#[test]
+fn clusters_that_reach_each_other_by_a_hub_alone_are_found_out_where_it_passes_nothing_on() {
+    let mut story = schedule(
+        None,
+        &[(3_000, Happening::Restart { cluster: 2, part: simulation::Part::Gateway(0), disk: simulation::Disk::Kept })],
+    );
+    (story.clusters, story.hub) = (vec![Shape::PLAIN; 3], Some(2));
+    let tally = live(&story).unwrap_or_else(|failure| panic!("{}", failure.describe(true)));
+    assert!(tally.passed_on > 100, "{tally:?}");
+    let failure = live(&Schedule { sabotage: Some(Sabotage::LazyHub), ..story }).expect_err("it went unseen");
+    assert_told(&failure.wrong, "amber gateway 0 has no path to birch 0");
 }

@@ -16,8 +16,11 @@ fn whatever_happens_no_promise_is_broken_and_every_cluster_comes_to_see_what_all
             Err(failure) => panic!("{}", failure.shrink().describe(true)),
         }
     }
-    let Tally { remote, answered, unserved, refused } = busy;
-    assert!(answered * 2 > remote && unserved > 0 && refused > 0, "hardly anything was tried: {busy:?}");
+    let Tally { remote, answered, unserved, refused, passed_on } = busy;
+    assert!(
+        answered * 2 > remote && unserved > 0 && refused > 0 && passed_on > 0,
+        "hardly anything was tried: {busy:?}"
+    );
 }
 
 /// `TOMBOLO_SEEDS=100..400` runs others than usual, `17..18` one alone.

@@ -14,8 +14,9 @@ use api::prefix_claims::{self, PrefixClaims};
 use api::{ClusterId, ClusterPeer, LocalCluster, Prefix};
 use ipnet::{IpNet, Ipv6Net};
 
+use crate::link::LaneNumber;
 use crate::topology::{OurGateway, OurLane, PeerCluster, PeerGateway, PeerLane, Standing, Topology};
-use crate::transit::Transit;
+use crate::transit::{End, Transit, Way};
 
 /// Who we are and whom we talk to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,6 +110,22 @@ impl Roster {
     /// What may be passed on, and by whom this cluster's own datagrams are.
     pub fn transit(&self) -> Transit {
         Transit::new(&self.topology, self.between.clone(), self.hubs.clone())
+    }
+
+    /// The same with the ways by hubs among the endpoints of peers that have some, last. `open` gives the endpoint that
+    /// stands for a way to one of the peer's lanes, as [`is_by_hub`](crate::transit::is_by_hub) knows it.
+    pub fn with_ways(&self, rules: &Transit, mut open: impl FnMut(&ClusterId, Way) -> Option<SocketAddr>) -> Self {
+        let mut with_ways = self.clone();
+        for peer in &mut with_ways.topology.peers {
+            for gateway in &mut peer.gateways {
+                let Some(address) = gateway.control_address else { continue };
+                for (number, lane) in (0u8..).zip(&mut gateway.lanes) {
+                    let remote = End { gateway: address, lane: LaneNumber(number) };
+                    lane.learned.extend(rules.ways(&peer.id, remote).filter_map(|way| open(&peer.id, way)));
+                }
+            }
+        }
+        with_ways
     }
 
     fn add(&mut self, peer: &ClusterPeer, record: &MemberRecord, claims: PrefixClaims) {
