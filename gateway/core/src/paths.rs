@@ -479,13 +479,6 @@ impl Paths {
     fn routes(&self) -> Vec<LinkRoute> {
         let numbers: BTreeMap<&ClusterId, u16> = self.topology.peers.iter().map(|peer| &peer.id).zip(0..).collect();
         let route = |(link, path): &(Link, Path)| {
-            let rank = match path.state() {
-                PathState::Up if path.peer_draining() || self.is_idle(link.id) => Rank::Draining,
-                PathState::Up if path.is_proven() => Rank::Up,
-                PathState::Up => Rank::Fresh,
-                PathState::Unknown => Rank::Unknown,
-                PathState::Down => Rank::Down,
-            };
             let Width { mtu, is_too_narrow } = path.width();
             Some(LinkRoute {
                 id: link.id,
@@ -495,18 +488,30 @@ impl Paths {
                 endpoint: path.endpoints.current(),
                 mtu,
                 is_too_narrow,
-                rank,
+                rank: self.rank(link.id, path),
             })
         };
         self.links.values().filter_map(route).collect()
     }
 
-    /// The lanes by which packets reach a peer: those that have proved it, or, where none has, those that just came up.
+    fn rank(&self, link: LinkId, path: &Path) -> Rank {
+        match path.state() {
+            PathState::Up if path.peer_draining() || self.is_idle(link) => Rank::Draining,
+            PathState::Up if path.is_proven() => Rank::Up,
+            PathState::Up => Rank::Fresh,
+            PathState::Unknown => Rank::Unknown,
+            PathState::Down => Rank::Down,
+        }
+    }
+
+    /// The lanes by which packets reach a peer: those that have a path of the best rank, so that none leads to a gateway
+    /// that is going away while another lane leads elsewhere.
     fn lanes_up(&self, cluster: &ClusterId) -> u16 {
-        let up =
-            || self.links.values().filter(|(link, path)| link.cluster == *cluster && path.state() == PathState::Up);
-        let proven = lanes_of(up().filter(|(_, path)| path.is_proven()).map(|(link, _)| link));
-        if proven == 0 { lanes_of(up().map(|(link, _)| link)) } else { proven }
+        let paths =
+            self.links.values().filter(|(link, path)| link.cluster == *cluster && path.state() == PathState::Up);
+        let ranked: Vec<(Rank, &Link)> = paths.map(|(link, path)| (self.rank(link.id, path), link)).collect();
+        let best = ranked.iter().map(|(rank, _)| *rank).min();
+        lanes_of(ranked.iter().filter(|(rank, _)| Some(*rank) == best).map(|(_, link)| *link))
     }
 
     fn peer_health(&self, cluster: &ClusterId, standing: Standing, now: Instant) -> PeerHealth {
