@@ -35,6 +35,7 @@ pub mod cluster_member;
 pub mod cluster_peer;
 pub mod cluster_property;
 pub mod conditions;
+pub mod definitions;
 pub mod health;
 pub mod keys;
 pub mod kind;

@@ -1,91 +1,11 @@
-//! `tombolo crds`: the CustomResourceDefinitions, generated from the Rust types. Nobody edits one by hand.
-
-use api::{
-    ClusterMember, ClusterPeer, ClusterProperty, ClusterRoutingPolicy, LocalCluster, RoutingPolicy, ServiceExport,
-    ServiceImport, TunnelGateway,
-};
-use kube::CustomResourceExt;
-use serde_json::{Value, json};
+//! `tombolo crds`: the CustomResourceDefinitions, for an API server.
 
 use crate::output::Outcome;
 
-/// Labels by which an installer can refuse to downgrade the MCS kinds (mcs-api `config/crd`).
-const MCS_RELEASE: &str = "v0.5.0";
-const MCS_REVISION: &str = "0";
-/// Where the group `about.k8s.io` was approved (KEP-2149).
-const ABOUT_APPROVAL: &str = "https://github.com/kubernetes/enhancements/pull/3084";
-
-/// Every definition, as JSON values in the order they are printed.
-pub fn definitions() -> anyhow::Result<Vec<Value>> {
-    let mut all = vec![];
-    for definition in [
-        LocalCluster::crd(),
-        ClusterPeer::crd(),
-        ClusterMember::crd(),
-        TunnelGateway::crd(),
-        RoutingPolicy::crd(),
-        ClusterRoutingPolicy::crd(),
-    ] {
-        all.push(serde_json::to_value(definition)?);
-    }
-    for definition in [ServiceExport::crd(), ServiceImport::crd()] {
-        let mut definition = served_twice(serde_json::to_value(definition)?);
-        definition["metadata"]["labels"] = json!({
-            "multicluster.x-k8s.io/release-version": MCS_RELEASE,
-            "multicluster.x-k8s.io/crd-schema-revision": MCS_REVISION,
-        });
-        all.push(definition);
-    }
-    let mut property = served_twice(serde_json::to_value(ClusterProperty::crd())?);
-    // The API server lets nobody make a kind below k8s.io without saying who approved it.
-    property["metadata"]["annotations"] = json!({ "api-approved.kubernetes.io": ABOUT_APPROVAL });
-    all.push(property);
-    Ok(all)
-}
-
 /// Prints them as one stream of YAML documents; JSON is YAML, and every tool that applies manifests takes it.
 pub fn print() -> anyhow::Result<Outcome> {
-    for definition in definitions()? {
+    for definition in api::definitions::all()? {
         println!("---\n{}", serde_json::to_string_pretty(&definition)?);
     }
     Ok(Outcome::Good)
-}
-
-/// The same schema as `v1alpha1` and `v1beta1`, stored as the newer one: CoreDNS still watches the older (API-2).
-fn served_twice(mut definition: Value) -> Value {
-    if let Some(versions) = definition.pointer_mut("/spec/versions").and_then(Value::as_array_mut)
-        && let Some(newest) = versions.first().cloned()
-    {
-        let mut older = newest;
-        older["name"] = json!("v1alpha1");
-        older["storage"] = json!(false);
-        versions.push(older);
-    }
-    definition
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_standards_kinds_serve_both_versions_and_store_the_newer() {
-        for definition in definitions().unwrap() {
-            let group = definition.pointer("/spec/group").and_then(Value::as_str).unwrap();
-            if !["multicluster.x-k8s.io", "about.k8s.io"].contains(&group) {
-                continue;
-            }
-            let versions = definition.pointer("/spec/versions").unwrap().as_array().unwrap();
-            let shown: Vec<_> =
-                versions.iter().map(|v| (v["name"].as_str().unwrap(), v["storage"].as_bool().unwrap())).collect();
-            assert_eq!(shown, [("v1beta1", true), ("v1alpha1", false)]);
-        }
-    }
-
-    #[test]
-    fn every_list_and_string_of_ours_is_bounded_for_the_api_server_counts_the_cost() {
-        // A CRD without bounds is accepted until a validation rule meets it; kinds with rules must be bounded.
-        let local = serde_json::to_string(&definitions().unwrap()[0]).unwrap();
-        assert!(local.contains("x-kubernetes-validations"), "LocalCluster lost its validation rule");
-    }
 }

@@ -61,6 +61,7 @@ fn thinking_crates_are_no_std_and_touch_nothing() {
         "controller",
         "cli",
         "netns-tests",
+        "kubernetes",
     ];
     for (name, uses) in dependencies() {
         if name == "api" || name == "routing" || name.ends_with("-core") {

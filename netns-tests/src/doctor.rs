@@ -95,10 +95,10 @@ fn machine_checks() -> Vec<Check> {
             remedy: "sysctl fs.inotify.max_user_instances=128",
         },
         Check {
-            name: "Go, for wireguard-go",
+            name: "Go, for real peers",
             needed: true,
             outcome: find_go().map(|go| go.display().to_string()).context("no `go` on the path"),
-            remedy: "install Go 1.24 or later: https://go.dev/dl; only `make test` needs it",
+            remedy: "install Go 1.26 or later: https://go.dev/dl; only `make test` needs it, to build wireguard-go and Kubernetes",
         },
         Check {
             name: "nft, for evidence",

@@ -19,6 +19,8 @@ pub struct KindName {
     /// `tombolo.dev/v1alpha1`, `v1`.
     pub api_version: &'static str,
     pub kind: &'static str,
+    /// As it stands in the API server's paths: `serviceexports`.
+    pub plural: &'static str,
     pub namespaced: bool,
 }
 
@@ -35,6 +37,7 @@ impl KindName {
             group: fixed(K::group(&())),
             api_version: fixed(K::api_version(&())),
             kind: fixed(K::kind(&())),
+            plural: fixed(K::plural(&())),
             namespaced: K::SCOPE == Scope::Namespaced,
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Nothing above this crate knows which backend it has. [`folder`] keeps a folder of manifests with its state beside
 //! it and belongs to one controller process; [`feed`] is the same objects taken from that controller over mutual TLS,
-//! with the last state on the taker's own disk. One contract suite (`tests/contract.rs`) runs against every backend.
+//! with the last state on the taker's own disk; [`kubernetes`] is a Kubernetes API server. One contract suite (`tests/contract.rs`) runs against every backend.
 //!
 //! | to | call |
 //! |---|---|
@@ -23,6 +23,7 @@ mod field_line;
 pub mod folder;
 pub mod journal;
 mod kinds;
+pub mod kubernetes;
 mod line_log;
 pub mod manifest;
 pub mod state_file;

@@ -10,19 +10,34 @@ use api::{ClusterRoutingPolicy, ServiceExport, TunnelGateway};
 use store::{Error, Event, Kind, Preconditions, Store};
 use worlds::{World, before_the_limit};
 
-/// Runs each promise against each backend.
+/// Runs each promise against each backend; the last ones not against Kubernetes, which lets no owner own across
+/// namespaces and collects what was owned some time later.
 macro_rules! contract {
-    ($($promise:ident),+ $(,)?) => {
+    ($($promise:ident),+ ; $($ours:ident),+ $(,)?) => {
         mod folder {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $promise() {
                 super::$promise(super::worlds::folder().await).await;
+            })+
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $ours() {
+                super::$ours(super::worlds::folder().await).await;
             })+
         }
         mod feed {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $promise() {
                 super::$promise(super::worlds::feed().await).await;
+            })+
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $ours() {
+                super::$ours(super::worlds::feed().await).await;
+            })+
+        }
+        mod kubernetes {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $promise() {
+                super::$promise(super::worlds::kubernetes().await).await;
             })+
         }
     };
@@ -39,11 +54,11 @@ contract!(
     two_watches_see_the_same_changes_in_the_same_order,
     a_delete_may_name_uid_and_version_and_an_absent_object_is_no_error,
     an_object_that_is_made_again_is_another,
-    what_an_owner_owned_goes_with_it,
-    an_object_of_an_owner_that_is_gone_is_refused,
     an_object_that_breaks_a_rule_is_refused_by_name,
     of_many_writers_of_one_version_one_wins,
-    kinds_without_a_status_refuse_one,
+    kinds_without_a_status_refuse_one;
+    what_an_owner_owned_goes_with_it,
+    an_object_of_an_owner_that_is_gone_is_refused,
 );
 
 fn export(name: &str) -> ServiceExport {

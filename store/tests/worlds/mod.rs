@@ -1,6 +1,8 @@
 //! Stores to try promises on, each in folders of its own.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod control_plane;
+
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -23,6 +25,8 @@ pub(crate) struct World {
     pub(crate) place: Place,
     /// The controller's listener, where there is one.
     pub(crate) listener: Option<Listener>,
+    /// The API server, where there is one.
+    pub(crate) turn: Option<control_plane::Turn>,
 }
 
 /// A temporary place with a manifests and a state folder.
@@ -75,7 +79,7 @@ impl Place {
 pub(crate) async fn folder() -> World {
     let place = Place::new();
     let (store, _) = place.open();
-    World { operator: store.clone(), gateway: store.clone(), owner: store, place, listener: None }
+    World { operator: store.clone(), gateway: store.clone(), owner: store, place, listener: None, turn: None }
 }
 
 /// The feed of a folder, over TLS on the loopback.
@@ -85,7 +89,20 @@ pub(crate) async fn feed() -> World {
     let listener = Listener::start(&place, owner.clone(), "127.0.0.1:0".parse().unwrap()).await;
     let operator = feed::connect(place.agent(Role::Operator, "console", &listener)).unwrap();
     let gateway = feed::connect(place.agent(Role::Gateway, "edge", &listener)).unwrap();
-    World { operator, gateway, owner, place, listener: Some(listener) }
+    World { operator, gateway, owner, place, listener: Some(listener), turn: None }
+}
+
+/// An API server of Kubernetes, asked by who may do everything.
+pub(crate) async fn kubernetes() -> World {
+    let (store, turn) = control_plane::store().await;
+    World {
+        operator: store.clone(),
+        gateway: store.clone(),
+        owner: store,
+        place: Place::new(),
+        listener: None,
+        turn: Some(turn),
+    }
 }
 
 /// A controller, as far as the feed needs one. Dropping it cuts every connection.
