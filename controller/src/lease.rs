@@ -2,19 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use api::kubernetes::Lease;
 use api::names::{CONTROLLER_LEASE, SYSTEM_NAMESPACE};
 use api::time::Instant;
-use controller_core::lease::{Step, Tenancy};
+use controller_core::lease::{LOOK_EVERY, Step, Tenancy};
 use store::{Error, Store};
 use tokio_util::sync::CancellationToken;
-
-/// How often it is renewed: twice more before the holder has to stop.
-const RENEW_EVERY: Duration = Duration::from_secs(5);
-/// How often a replica that does not hold it looks.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Until when this replica may write; cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -45,7 +39,7 @@ pub(crate) async fn hold(store: Store, replica: String, leadership: Leadership, 
                     (true, None) => tracing::warn!(%replica, "another replica took the lease"),
                     _ => {}
                 }
-                if tenancy.until().is_some() { RENEW_EVERY } else { LOOK_EVERY }
+                tenancy.pause()
             }
             // What is held stays held until its deadline.
             Err(error) => {

@@ -41,6 +41,8 @@ pub struct Tally {
     pub refused: u64,
     /// Datagrams of others that hubs passed on.
     pub passed_on: u64,
+    /// Writes that a controller was late with: another replica writes now.
+    pub late: u64,
 }
 
 impl std::ops::Add for Tally {
@@ -52,6 +54,7 @@ impl std::ops::Add for Tally {
             unserved: self.unserved + other.unserved,
             refused: self.refused + other.refused,
             passed_on: self.passed_on + other.passed_on,
+            late: self.late + other.late,
         }
     }
 }

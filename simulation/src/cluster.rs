@@ -4,13 +4,17 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 use api::time::{Instant, WallTime};
+use controller_core::engine::NodeAgent;
 
-use crate::controller::{Controller, Now, StreamKey};
+use crate::controller::{Controller, Now};
 use crate::gateway::Gateway;
 use crate::happening::Order;
 use crate::host::Host;
+use crate::lease::LeaseShelf;
 use crate::names::Names;
 use crate::objects::Objects;
+use crate::process::StreamKey;
+use crate::replicas::Sleeper;
 use crate::shape::Shape;
 use crate::site;
 use crate::stream::End;
@@ -22,7 +26,13 @@ pub(crate) struct Cluster {
     pub(crate) place: usize,
     pub(crate) shape: Shape,
     pub(crate) objects: Objects,
+    /// The replica that agents and gateways reach.
     pub(crate) controller: Controller,
+    /// The one they reached before, until it is taken away.
+    pub(crate) sleeper: Option<Sleeper>,
+    pub(crate) lease: LeaseShelf,
+    /// The controller is to fall asleep for so many seconds.
+    pub(crate) drowsy: Option<u64>,
     pub(crate) gateways: Vec<Gateway>,
     /// The gateways' hosts first, by slot; DNS and the controller live on the last.
     pub(crate) hosts: Vec<Host>,
@@ -53,6 +63,9 @@ impl Cluster {
             shape,
             objects: Objects::default(),
             controller: Controller::new(place, shape),
+            sleeper: None,
+            lease: LeaseShelf::default(),
+            drowsy: None,
             gateways: (0..gateways)
                 .map(|slot| {
                     let secrets = (0..lanes).map(|lane| site::secret(place, slot, lane)).collect();
@@ -103,6 +116,16 @@ impl Cluster {
     /// Whether packets pass between two hosts.
     pub(crate) fn joins(&self, one: usize, other: usize) -> bool {
         one == other || !(self.hosts[one].is_unplugged || self.hosts[other].is_unplugged)
+    }
+
+    /// What controllers know of the agent on a host that came or went.
+    pub(crate) fn agent(&self, host: usize, connected: bool, since: WallTime) -> NodeAgent {
+        NodeAgent {
+            connected,
+            since,
+            addresses: vec![self.hosts[host].address.to_string()],
+            pod_prefixes: site::pod_prefixes(self.place, host, self.shape),
+        }
     }
 
     /// Whether the feed can reach a part on this host.

@@ -1,10 +1,8 @@
-//! [`Controller`]: one controller process around its engine: conversations over streams that gateways carry, and the
-//! disk, as the crate `controller` has them.
+//! [`Controller`]: one replica of a cluster's controller: its disk, and the [`Process`] while it runs, as the crate
+//! `controller` has them.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 
-use api::cluster_peer::PeerState;
 use api::keys::IdentityKey;
 use api::kubernetes::{EndpointSlice, Namespace, Node, Service};
 use api::member_record::{MemberRecord, SignedRecord, bytes_to_sign};
@@ -14,10 +12,9 @@ use api::{
     ServiceImport, TunnelGateway,
 };
 use controller_core::Engine;
-use controller_core::conversation::{ExportHeard, ExportSide, ImportHeard, ImportSide};
 use controller_core::index::Observed;
-use controller_core::message::{FrameReader, Message};
-use controller_core::plan::{Outcome, Subject, Write};
+use controller_core::lease::Tenancy;
+use controller_core::plan::{Subject, Write};
 use controller_core::recall::{KeptRecall, Recall};
 use controller_core::remote::Memory;
 use controller_core::validity::Bounds;
@@ -27,14 +24,9 @@ use crate::follower::{Disk, Follower};
 use crate::object::{Held, Object};
 use crate::objects::Change;
 use crate::pretend::public_key;
+use crate::process::Process;
 use crate::shape::Shape;
-use crate::site;
-
-/// How long what a peer said may wait to be kept on disk (controller/src/owner.rs), in microseconds.
-const KEEP_WITHIN: u64 = 100_000;
-
-/// A stream: the slot of the gateway that carries it, our end, and the other.
-pub(crate) type StreamKey = (u16, SocketAddr, SocketAddr);
+use crate::site::{self, NAMES};
 
 /// The two readings of a clock, and the world's own.
 #[derive(Clone, Copy, Debug)]
@@ -50,8 +42,12 @@ pub(crate) struct Controller {
     identity: SigningKey,
     pub(crate) follower: Follower,
     pub(crate) process: Option<Process>,
-    /// Told apart from those before it, whose writes may still be under way.
+    /// Told apart from those before it, whose writes may still be under way. No two replicas have the same.
     pub(crate) incarnation: u64,
+    /// Replicas before this one.
+    replica: u64,
+    /// Nobody else has taken its state folder.
+    owns_disk: bool,
     disk: Kept,
     old: Kept,
 }
@@ -67,32 +63,6 @@ struct Kept {
     memories: BTreeMap<ClusterId, Memory>,
 }
 
-pub(crate) struct Process {
-    pub(crate) engine: Engine,
-    imports: BTreeMap<ClusterId, Vec<Import>>,
-    exports: Vec<Export>,
-    unsaved: BTreeMap<ClusterId, u64>,
-    /// Bytes to send, by stream.
-    pub(crate) outbox: Vec<(StreamKey, Vec<u8>)>,
-    /// Streams that this end is done with.
-    pub(crate) closed: Vec<StreamKey>,
-    pub(crate) told: Vec<String>,
-}
-
-/// A way to a peer's controller; the first of a peer's is used, the others wait.
-struct Import {
-    key: StreamKey,
-    side: Option<ImportSide>,
-    reader: FrameReader,
-}
-
-struct Export {
-    peer: ClusterId,
-    key: StreamKey,
-    side: ExportSide,
-    reader: FrameReader,
-}
-
 impl Controller {
     pub(crate) fn new(cluster: usize, shape: Shape) -> Self {
         Self {
@@ -102,9 +72,32 @@ impl Controller {
             follower: Follower::default(),
             process: None,
             incarnation: 0,
+            replica: 0,
+            owns_disk: true,
             disk: Kept::default(),
             old: Kept::default(),
         }
+    }
+
+    /// Another replica takes this one's state folder, and nothing else of it.
+    pub(crate) fn successor(&mut self) -> Self {
+        self.owns_disk = false;
+        Self {
+            identity: self.identity.clone(),
+            follower: Follower::default(),
+            process: None,
+            incarnation: self.incarnation + 1,
+            replica: self.replica + 1,
+            owns_disk: true,
+            disk: self.disk.clone(),
+            old: self.old.clone(),
+            ..*self
+        }
+    }
+
+    /// Its name in the Lease: the same after a restart, another for each replica.
+    pub(crate) fn replica(&self) -> String {
+        format!("{}-{}", NAMES[self.cluster], self.replica)
     }
 
     pub(crate) fn identity(&self) -> IdentityKey {
@@ -146,15 +139,7 @@ impl Controller {
             engine.remember(cluster, memory.clone(), now.instant, now.wall);
         }
         engine.mark_all();
-        self.process = Some(Process {
-            engine,
-            imports: BTreeMap::new(),
-            exports: Vec::new(),
-            unsaved: BTreeMap::new(),
-            outbox: Vec::new(),
-            closed: Vec::new(),
-            told: Vec::new(),
-        });
+        self.process = Some(Process::new(engine, Tenancy::new(self.replica())));
     }
 
     /// Everything that is in the store.
@@ -216,33 +201,34 @@ impl Controller {
         }
     }
 
-    /// What follows from what was taken in; the writes that are due.
+    /// What follows from what was taken in; the writes that are due, where this replica may write.
     pub(crate) fn settle(&mut self, now: Now) -> Vec<(Subject, Vec<Write>)> {
         let Some(process) = &mut self.process else { return Vec::new() };
         for batch in process.engine.advertise(now.instant, now.wall) {
-            process.exports.iter_mut().for_each(|export| export.side.changed(batch.clone()));
+            process.export_sides().for_each(|side| side.changed(batch.clone()));
         }
-        if let Some(record) = process.engine.unsigned_record() {
+        // A record that cannot be kept is not published.
+        if let Some(record) = process.engine.unsigned_record().filter(|_| self.owns_disk) {
             let bytes = serde_json::to_vec(&record).unwrap_or_default();
             let signature = self.identity.sign(&bytes_to_sign(&bytes)).to_bytes().to_vec();
             let key = IdentityKey(self.identity.verifying_key().to_bytes());
             let signed = SignedRecord { record: bytes, key, signature };
             self.disk.record = Some(signed.clone());
-            process.exports.iter_mut().for_each(|export| export.side.pass_on([signed.clone()]));
+            process.export_sides().for_each(|side| side.pass_on([signed.clone()]));
             process.engine.set_own_record(signed, record);
         }
-        let writes = process.engine.plan(now.wall);
+        let planned = process.plan(now);
         let due: Vec<ClusterId> =
             process.unsaved.iter().filter(|(_, at)| **at <= now.world).map(|(cluster, _)| cluster.clone()).collect();
         for cluster in due {
             process.unsaved.remove(&cluster);
-            if let Some(memory) = process.engine.remote().memory(&cluster) {
+            if let Some(memory) = process.engine.remote().memory(&cluster).filter(|_| self.owns_disk) {
                 self.disk.memories.insert(cluster, memory);
             }
         }
         self.disk.recall = process.engine.local().recall().kept();
         process.speak(now);
-        writes
+        planned
     }
 
     /// Time passes.
@@ -252,239 +238,5 @@ impl Controller {
             self.disk.memories.remove(&cluster);
         }
         process.part_from_strangers(now);
-    }
-}
-
-impl Process {
-    pub(crate) fn finished(&mut self, subject: &Subject, outcomes: Vec<Outcome>, now: Now) {
-        self.engine.finished(subject, outcomes, now.instant, now.wall);
-    }
-
-    /// The peer an identity belongs to, unless it is blocked.
-    pub(crate) fn peer_of(&self, identity: &IdentityKey) -> Option<ClusterId> {
-        let known = self
-            .engine
-            .peers()
-            .find(|peer| peer.state() != PeerState::Blocked && peer.trusted_identities().contains(identity))?;
-        ClusterId::new(known.metadata.name.as_deref()?).ok()
-    }
-
-    fn is_peer(&self, id: &ClusterId) -> bool {
-        self.engine
-            .peers()
-            .any(|peer| peer.state() != PeerState::Blocked && peer.metadata.name.as_deref() == Some(id.as_str()))
-    }
-
-    /// A gateway of ours offers a way to a peer's controller.
-    pub(crate) fn offered(&mut self, peer: &ClusterId, key: StreamKey) {
-        let import = Import { key, side: None, reader: FrameReader::default() };
-        self.imports.entry(peer.clone()).or_default().push(import);
-    }
-
-    /// A peer's controller, known by its identity, is on the line.
-    pub(crate) fn called(&mut self, peer: ClusterId, key: StreamKey, now: Now) {
-        let side = ExportSide::new(self.engine.ledger().epoch().to_owned(), now.instant);
-        self.exports.push(Export { peer, key, side, reader: FrameReader::default() });
-    }
-
-    /// A stream is gone.
-    pub(crate) fn hung_up(&mut self, key: &StreamKey, why: &str, now: Now) {
-        self.exports.retain(|export| export.key != *key);
-        let of = self.imports.iter().find(|(_, ways)| ways.iter().any(|way| way.key == *key));
-        if let Some(peer) = of.map(|(peer, _)| peer.clone()) {
-            self.end_import(&peer, key, why, now);
-        }
-    }
-
-    fn end_import(&mut self, peer: &ClusterId, key: &StreamKey, why: &str, now: Now) {
-        let Some(ways) = self.imports.get_mut(peer) else { return };
-        let Some(place) = ways.iter().position(|way| way.key == *key) else { return };
-        let gone = ways.remove(place);
-        if gone.side.is_some() {
-            self.told.push(format!("the import from {peer} ended: {why}"));
-            self.engine.set_synced(peer, Some(why.to_owned()), now.instant, now.wall);
-        }
-    }
-
-    fn part_from_strangers(&mut self, now: Now) {
-        let strangers: Vec<StreamKey> = self
-            .exports
-            .iter()
-            .filter(|export| !self.is_peer(&export.peer))
-            .map(|export| export.key)
-            .chain(
-                self.imports
-                    .iter()
-                    .filter(|(peer, _)| !self.is_peer(peer))
-                    .flat_map(|(_, ways)| ways.iter().map(|way| way.key)),
-            )
-            .collect();
-        for key in strangers {
-            self.hung_up(&key, "it is no peer any more", now);
-            self.closed.push(key);
-        }
-    }
-
-    /// Bytes came over a stream.
-    pub(crate) fn hear(&mut self, key: &StreamKey, bytes: &[u8], now: Now) {
-        if let Some(place) = self.exports.iter().position(|export| export.key == *key) {
-            self.exports[place].reader.push(bytes);
-            if let Err(why) = self.hear_asked(place, now) {
-                let export = self.exports.remove(place);
-                self.say(export.key, &Message::Refuse { reason: why });
-                self.closed.push(export.key);
-            }
-            return;
-        }
-        let Some((peer, place)) = self
-            .imports
-            .iter()
-            .find_map(|(peer, ways)| Some((peer.clone(), ways.iter().position(|way| way.key == *key)?)))
-        else {
-            return;
-        };
-        if let Some(way) = self.imports.get_mut(&peer).and_then(|ways| ways.get_mut(place)) {
-            way.reader.push(bytes);
-        }
-        if let Err(why) = self.hear_answered(&peer, place, now) {
-            self.end_import(&peer, key, &why, now);
-            self.closed.push(*key);
-        }
-    }
-
-    fn hear_asked(&mut self, place: usize, now: Now) -> Result<(), String> {
-        let export = &mut self.exports[place];
-        while let Some(message) = export.reader.next_message().map_err(|error| error.to_string())? {
-            let peer = export.peer.clone();
-            match export.side.receive(message, now.instant).map_err(|ended| ended.to_string())? {
-                ExportHeard::Asked { record } => self.engine.hear_record(&peer, record, now.instant, now.wall),
-                ExportHeard::Remembered(exports) => drop(self.engine.hear_remembered(&peer, &exports, now.wall)),
-                ExportHeard::Trusts(identities) => self.engine.hear_trust(&peer, identities),
-                ExportHeard::Alive { .. } => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn hear_answered(&mut self, peer: &ClusterId, place: usize, now: Now) -> Result<(), String> {
-        loop {
-            let Some(way) = self.imports.get_mut(peer).and_then(|ways| ways.get_mut(place)) else { return Ok(()) };
-            let Some(message) = way.reader.next_message().map_err(|error| error.to_string())? else { return Ok(()) };
-            let Some(side) = &mut way.side else { return Err("it spoke out of turn".into()) };
-            let heard = side.receive(message, now.instant).map_err(|ended| ended.to_string())?;
-            let synced = self.take_word(peer, heard, now);
-            let remembered = if synced { self.engine.remote().remembered(peer) } else { Vec::new() };
-            let side = self.imports.get_mut(peer).and_then(|ways| ways.get_mut(place)?.side.as_mut());
-            side.into_iter().for_each(|side| side.remember(&remembered));
-            if self.engine.remote().is_astray(peer) {
-                return Err("what was heard is not what the peer says it holds".into());
-            }
-        }
-    }
-
-    /// True when what the peer exports is known as it is now.
-    fn take_word(&mut self, peer: &ClusterId, heard: ImportHeard, now: Now) -> bool {
-        let synced = match heard {
-            ImportHeard::Answered { record, resumed } => {
-                self.engine.hear_record(peer, record, now.instant, now.wall);
-                resumed
-            }
-            ImportHeard::Snapshot { items, token } => {
-                self.engine.hear_snapshot(peer, items, token, now.instant, now.wall);
-                self.unsaved.insert(peer.clone(), now.world);
-                true
-            }
-            ImportHeard::Changes { changes, token, .. } => {
-                self.engine.hear_changes(peer, &changes, token, now.instant, now.wall);
-                self.unsaved.entry(peer.clone()).or_insert(now.world + KEEP_WITHIN);
-                false
-            }
-            ImportHeard::Alive => {
-                self.engine.hear_alive(peer);
-                false
-            }
-            ImportHeard::Records(records) => {
-                for signed in records {
-                    self.engine.hear_record(peer, signed, now.instant, now.wall);
-                }
-                false
-            }
-        };
-        if synced {
-            self.told.push(format!("what {peer} exports is known"));
-            self.engine.set_synced(peer, None, now.instant, now.wall);
-        }
-        synced
-    }
-
-    /// Says what there is to say on every stream.
-    fn speak(&mut self, now: Now) {
-        let mut ended: Vec<(ClusterId, StreamKey, String)> = Vec::new();
-        let mut said: Vec<(StreamKey, Message)> = Vec::new();
-        for (peer, ways) in &mut self.imports {
-            let somebody_waits = ways.len() > 1;
-            let Some(way) = ways.first_mut() else { continue };
-            if way.side.is_none() {
-                let Some(record) = self.engine.own_record().cloned() else { continue };
-                let token = self.engine.remote().token(peer);
-                way.side = Some(ImportSide::new(token, record, Bounds::default(), now.instant));
-            }
-            let Some(side) = &mut way.side else { continue };
-            if somebody_waits && side.is_overdue(now.instant) {
-                ended.push((peer.clone(), way.key, "nothing was heard, and another connection waits".into()));
-                continue;
-            }
-            loop {
-                match side.next_message(now.instant) {
-                    Ok(Some(message)) => said.push((way.key, message)),
-                    Ok(None) => break,
-                    Err(why) => {
-                        ended.push((peer.clone(), way.key, why.to_string()));
-                        break;
-                    }
-                }
-            }
-        }
-        for (peer, key, why) in ended {
-            self.end_import(&peer, &key, &why, now);
-            self.closed.push(key);
-        }
-        let mut over: Vec<(StreamKey, String)> = Vec::new();
-        for export in &mut self.exports {
-            if let Some(token) = export.side.wants_resumption() {
-                match self.engine.own_record().filter(|_| self.engine.is_known()) {
-                    Some(record) => {
-                        let resumption = self.engine.ledger().resume(token);
-                        export.side.answer(resumption, record);
-                        export.side.pass_on(self.engine.records_for(&export.peer));
-                    }
-                    None => over.push((export.key, "the gateways' keys are not made yet: ask again later".into())),
-                }
-            }
-            loop {
-                match export.side.next_message(now.instant) {
-                    Ok(Some(message)) => said.push((export.key, message)),
-                    Ok(None) => break,
-                    Err(why) => {
-                        over.push((export.key, why.to_string()));
-                        break;
-                    }
-                }
-            }
-        }
-        for (key, message) in said {
-            self.say(key, &message);
-        }
-        for (key, reason) in over {
-            self.say(key, &Message::Refuse { reason });
-            self.exports.retain(|export| export.key != key);
-            self.closed.push(key);
-        }
-    }
-
-    fn say(&mut self, key: StreamKey, message: &Message) {
-        if let Ok(frame) = message.to_frame() {
-            self.outbox.push((key, frame));
-        }
     }
 }

@@ -1,11 +1,8 @@
 //! How parts come to see what is in their cluster's store: the controller by itself, all others by its feed.
 
-use controller_core::engine::NodeAgent;
-
 use crate::happening::Part;
 use crate::objects::Change;
 use crate::parts::runs;
-use crate::site;
 use crate::world::{Event, MS, World};
 
 impl World {
@@ -119,12 +116,7 @@ impl World {
     pub(crate) fn agent_seen(&mut self, place: usize, host: usize, connected: bool) {
         let cluster = &mut self.clusters[place];
         let now = cluster.now(self.now);
-        let agent = NodeAgent {
-            connected,
-            since: now.wall,
-            addresses: vec![cluster.hosts[host].address.to_string()],
-            pod_prefixes: site::pod_prefixes(place, host, cluster.shape),
-        };
+        let agent = cluster.agent(host, connected, now.wall);
         let name = cluster.hosts[host].name.clone();
         if let Some(process) = &mut cluster.controller.process {
             process.engine.observe_agent(&name, agent, now.instant);

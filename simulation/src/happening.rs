@@ -68,6 +68,12 @@ pub enum Happening {
         cluster: usize,
         part: Part,
     },
+    /// The machine of the controller is suspended in the middle of a write: another replica takes its place. It wakes, and
+    /// goes on beside the other for a while.
+    Sleep {
+        cluster: usize,
+        seconds: u64,
+    },
     /// A host's cable is pulled, until the trouble is over.
     Unplug {
         cluster: usize,
@@ -165,6 +171,9 @@ impl fmt::Display for Happening {
                 write!(f, "{}'s {part} is killed and starts again with {disk}", NAMES[*cluster])
             }
             Self::Kill { cluster, part } => write!(f, "{}'s {part} is killed", NAMES[*cluster]),
+            Self::Sleep { cluster, seconds } => {
+                write!(f, "{}'s controller falls asleep at its next write, for {seconds} s", NAMES[*cluster])
+            }
             Self::Unplug { cluster, host } => write!(f, "{}'s cable is pulled", site::host_name(*cluster, *host)),
             Self::SetClock { cluster, by } => write!(f, "{}'s wall clock is set by {by} s", NAMES[*cluster]),
             Self::StoreAway { cluster } => write!(f, "{}'s store takes no writes", NAMES[*cluster]),

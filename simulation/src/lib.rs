@@ -11,7 +11,8 @@
 //! | `world` | the line of time; who wakes when |
 //! | `cluster`, [`Shape`], `site` | one cluster's parts, how many of them; its names and addresses, its operator's manifests |
 //! | `objects`, `object`, `follower` | the store, and what each part has seen of it |
-//! | `controller`, `gateway`, `host`, `names` | the processes around the cores |
+//! | `controller`, `process`, `gateway`, `host`, `names` | the processes around the cores |
+//! | `replicas`, `lease` | a controller that sleeps, another that takes its place, and which of them writes |
 //! | `stream`, `segment`, `relay` | control connections, as TCP segments through the tunnels |
 //! | `transit` | ways by a hub, for clusters that cannot reach each other |
 //! | `probing` | agents ask gateways for health |
@@ -34,6 +35,7 @@ mod gateway;
 pub mod happening;
 mod host;
 mod kernel;
+mod lease;
 mod names;
 mod network;
 mod object;
@@ -42,7 +44,9 @@ mod operator;
 mod oracle;
 mod parts;
 mod probing;
+mod process;
 mod relay;
+mod replicas;
 pub mod schedule;
 mod segment;
 mod shape;

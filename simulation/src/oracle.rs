@@ -190,8 +190,10 @@ impl World {
         let families = self.clusters[place].shape.families.all();
         let shares =
             |of: &usize| self.clusters[*of].shape.families.all().iter().any(|family| families.contains(family));
-        let wants = !service.is_headless() && exporters.keys().any(shares);
-        if import.is_some_and(|import| import.spec.ips.is_empty() == wants) {
+        // What is known of those who cannot be heard may be old: they may have given it an address, and need not.
+        let wants = !service.is_headless() && exporters.keys().filter(|of| knows(of)).any(shares);
+        let may = !service.is_headless() && (!knows_all || exporters.keys().any(shares));
+        if import.is_some_and(|import| if import.spec.ips.is_empty() { wants } else { !may }) {
             wrong.push(format!("{service} in {} lacks an address, or has one it should not", NAMES[place]));
         }
         let mut imported = Imported::new();

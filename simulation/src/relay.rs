@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use api::names::ports::CONTROL_RELAY;
 
-use crate::controller::StreamKey;
+use crate::process::StreamKey;
 use crate::segment::{RST, SYN, Segment};
 use crate::site;
 use crate::stream::{End, reset};

@@ -17,6 +17,11 @@ const SETTLE: u64 = 12_000;
 
 /// As much longer by a hub: its own paths come back first.
 const BY_HUB: u64 = 8_000;
+/// As much longer where a controller may have fallen asleep: one that wakes just before the other may take the Lease
+/// (15 s) holds it until it is taken away, and the other looks every 2 s.
+const BY_LEASE: u64 = 23_000;
+/// Seconds of sleep: shorter and longer than the Lease.
+const SLEEP: std::ops::Range<u64> = 3..25;
 
 /// Clusters, and what happens to them, with milliseconds from the beginning.
 #[derive(Clone, Debug)]
@@ -47,6 +52,8 @@ pub enum Sabotage {
     LazyHub,
     /// Gateways say of every lane that packets pass.
     RosyLanes,
+    /// Controllers write what they planned without another look at their Lease.
+    UncheckedWriter,
 }
 
 impl Schedule {
@@ -58,12 +65,16 @@ impl Schedule {
         let hub = (count == 3 && random.permille(350)).then(|| random.below(3) as usize);
         let mut schedule = Self { seed, clusters, hub, happenings: Vec::new(), sabotage: None };
         schedule.begin(&mut random);
+        let somebody_sleeps = random.permille(250);
         for round in 0..ROUNDS {
             let start = 100 + round * (TROUBLE + schedule.settle() + 1_000);
             for _ in 0..1 + random.below(7) {
                 let at = start + random.below(TROUBLE);
                 let happening = schedule.one(&mut random);
                 schedule.happenings.push((at, happening));
+            }
+            if somebody_sleeps {
+                schedule.lull(start + random.below(TROUBLE), &mut random);
             }
             schedule.happenings.push((start + TROUBLE, Happening::Calm));
         }
@@ -73,7 +84,8 @@ impl Schedule {
 
     /// Milliseconds after all trouble is over until everything holds again.
     pub(crate) fn settle(&self) -> u64 {
-        if self.hub.is_some() { SETTLE + BY_HUB } else { SETTLE }
+        let sleeps = self.happenings.iter().any(|(_, happening)| matches!(happening, Happening::Sleep { .. }));
+        SETTLE + if self.hub.is_some() { BY_HUB } else { 0 } + if sleeps { BY_LEASE } else { 0 }
     }
 
     /// The two clusters that cannot reach each other but by the hub.
@@ -103,6 +115,22 @@ impl Schedule {
                 }
             }
         }
+    }
+
+    /// A controller falls asleep over what it has to write: an operator of its own cluster and one elsewhere see to that.
+    fn lull(&mut self, at: u64, random: &mut Random) {
+        let count = self.clusters.len();
+        let cluster = random.below(count as u64) as usize;
+        let seconds = SLEEP.start + random.below(SLEEP.end - SLEEP.start);
+        let (service, peer) = (Name::ALL[random.below(4) as usize], (cluster + 1) % count);
+        self.happenings.push((at, Happening::Sleep { cluster, seconds }));
+        let elsewhere = match random.permille(500) {
+            true => Happening::Unexport { cluster: peer, service },
+            false => Happening::Export { cluster: peer, service },
+        };
+        self.happenings.push((at + 100 + random.below(200), elsewhere));
+        let order = vec![if random.permille(500) { cluster } else { peer }];
+        self.happenings.push((at + 300 + random.below(400), Happening::Policy { cluster, service, order }));
     }
 
     fn hosts(&self, cluster: usize) -> usize {

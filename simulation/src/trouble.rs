@@ -40,6 +40,7 @@ impl World {
                 self.killed.insert((*cluster, *part));
                 self.stop(*cluster, *part);
             }
+            Happening::Sleep { cluster, seconds } => self.make_drowsy(*cluster, *seconds),
             Happening::Unplug { cluster, host } => self.clusters[*cluster].hosts[*host].is_unplugged = true,
             Happening::SetClock { cluster, by } => self.clusters[*cluster].wall_ahead += by * 1000,
             Happening::StoreAway { cluster } => self.clusters[*cluster].objects.is_away = true,

@@ -120,7 +120,9 @@ impl Truth {
             | Happening::StoreAway { .. } => None,
             Happening::SetClock { .. } | Happening::BackUp { .. } => Some(0),
             Happening::Lane { .. } => Some(LANE_CHANGES_WITHIN),
-            Happening::Move { .. } | Happening::Restart { .. } | Happening::Calm => Some(self.settle),
+            Happening::Move { .. } | Happening::Restart { .. } | Happening::Sleep { .. } | Happening::Calm => {
+                Some(self.settle)
+            }
             Happening::Export { .. }
             | Happening::Unexport { .. }
             | Happening::Endpoint { .. }
@@ -217,6 +219,7 @@ impl Truth {
             | Happening::Restart { .. }
             | Happening::Kill { .. }
             | Happening::SetClock { .. }
+            | Happening::Sleep { .. }
             | Happening::BackUp { .. } => {}
         }
         self.find_lost(now);

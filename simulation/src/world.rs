@@ -13,6 +13,7 @@ use crate::gateway::Outcome;
 use crate::happening::{Happening, Part};
 use crate::network::Network;
 use crate::random::Random;
+use crate::replicas::Turn;
 use crate::schedule::{Sabotage, Schedule};
 use crate::site::{self, NAMES};
 use crate::truth::Truth;
@@ -38,11 +39,11 @@ pub(crate) enum Event {
         part: Part,
         upto: usize,
     },
-    /// A part reaches its feed.
     /// A connection is to be answered by now.
     Due {
         attempt: u32,
     },
+    /// A part reaches its feed.
     Feed {
         cluster: usize,
         part: Part,
@@ -57,6 +58,10 @@ pub(crate) enum Event {
         incarnation: u64,
         subject: Subject,
         writes: Vec<Write>,
+    },
+    Slumber {
+        cluster: usize,
+        turn: Turn,
     },
 }
 
@@ -222,48 +227,8 @@ impl World {
             Event::Written { cluster, incarnation, subject, writes } => {
                 self.write(cluster, incarnation, &subject, writes);
             }
+            Event::Slumber { cluster, turn } => self.slumber(cluster, turn),
         }
-    }
-
-    // The controller.
-
-    pub(crate) fn settle_controller(&mut self, place: usize) {
-        let now = self.clusters[place].now(self.now);
-        let due = self.clusters[place].controller.settle(now);
-        let incarnation = self.clusters[place].controller.incarnation;
-        for (subject, writes) in due {
-            let at = self.now + MS + self.random.below(5 * MS);
-            self.at(at, Event::Written { cluster: place, incarnation, subject, writes });
-        }
-        let Some(process) = &mut self.clusters[place].controller.process else { return };
-        let (said, closed, told) = (
-            std::mem::take(&mut process.outbox),
-            std::mem::take(&mut process.closed),
-            std::mem::take(&mut process.told),
-        );
-        told.iter().for_each(|what| self.tell(format!("  {}: {what}", NAMES[place])));
-        for (key, bytes) in said {
-            if let Some(end) = self.clusters[place].ends.get_mut(&key) {
-                end.send(&bytes, self.now);
-                self.flush(place, &key);
-            }
-        }
-        closed.iter().for_each(|key| self.close(place, key));
-    }
-
-    fn write(&mut self, place: usize, incarnation: u64, subject: &Subject, writes: Vec<Write>) {
-        let cluster = &mut self.clusters[place];
-        let now = cluster.now(self.now);
-        // What a dead process was about to write is not written.
-        if cluster.controller.incarnation != incarnation {
-            return;
-        }
-        let outcomes = writes.into_iter().map(|write| cluster.objects.write(write, now.wall)).collect();
-        if let Some(process) = &mut cluster.controller.process {
-            process.finished(subject, outcomes, now);
-        }
-        self.changed(place);
-        self.settle_controller(place);
     }
 
     // Gateways, nodes, names.
@@ -271,8 +236,7 @@ impl World {
     fn tick(&mut self, place: usize) {
         self.clusters[place].ticks_at += TICK;
         let now = self.clusters[place].now(self.now);
-        self.clusters[place].controller.tick(now);
-        self.settle_controller(place);
+        self.tick_controllers(place);
         let cluster = &mut self.clusters[place];
         cluster.gateways.iter_mut().for_each(|gateway| gateway.expire(now.instant));
         if self.sabotage == Some(Sabotage::OpenFilters) {

@@ -135,3 +135,18 @@ fn clusters_that_reach_each_other_by_a_hub_alone_are_found_out_where_it_passes_n
     let failure = live(&Schedule { sabotage: Some(Sabotage::LazyHub), ..story }).expect_err("it went unseen");
     assert_told(&failure.wrong, "amber gateway 0 has no path to birch 0");
 }
+
+#[test]
+fn a_controller_that_slept_past_its_lease_and_writes_all_the_same_is_found_out() {
+    let (cluster, service) = (1, simulation::Name::Api);
+    let trouble = [
+        (3_000, Happening::Sleep { cluster: 0, seconds: 20 }),
+        // It falls asleep with the import under way, and of what it was to import nothing is left when it wakes.
+        (3_200, Happening::Export { cluster, service }),
+        (5_000, Happening::Unexport { cluster, service }),
+    ];
+    let tally = live(&schedule(None, &trouble)).unwrap_or_else(|failure| panic!("{}", failure.describe(true)));
+    assert!(tally.late > 0, "{tally:?}");
+    let failure = told(Sabotage::UncheckedWriter, &trouble);
+    assert_told(&failure.wrong, "amber-0 did create ServiceImport api in amber, and the Lease is amber-1's");
+}

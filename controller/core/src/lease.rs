@@ -17,6 +17,10 @@ use crate::condition::object_time;
 pub const DURATION: Duration = Duration::from_secs(15);
 /// How long before the Lease runs out its holder stops to write: a write under way must land before another begins.
 pub const MARGIN: Duration = Duration::from_secs(3);
+/// How often it is renewed: twice more before the holder has to stop.
+pub const RENEW_EVERY: Duration = Duration::from_secs(5);
+/// How often a replica that does not hold it looks.
+pub const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// What to ask of the store. Either is refused where another replica was faster.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,6 +79,15 @@ impl Tenancy {
     /// Until when this replica may write; `None` when it may not.
     pub fn until(&self) -> Option<Instant> {
         self.until
+    }
+
+    pub fn may_write(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| now < until)
+    }
+
+    /// How long until the next look, after one that succeeded.
+    pub fn pause(&self) -> Duration {
+        if self.until.is_some() { RENEW_EVERY } else { LOOK_EVERY }
     }
 
     /// The Lease given back, when it is ours.
@@ -148,7 +161,7 @@ mod tests {
     }
 
     fn may_write(replica: &Tenancy, second: u64) -> bool {
-        replica.until().is_some_and(|until| at(second) < until)
+        replica.may_write(at(second))
     }
 
     #[test]
