@@ -97,7 +97,9 @@ impl Attempts {
     fn of_packet(&mut self, packet: &Packet, bytes: &[u8]) -> Option<&mut Attempt> {
         let (segment, _) = Segment::read(packet, bytes)?;
         let number = if segment.has(ACK) { segment.acknowledged } else { segment.sequence };
-        site::pod_of(packet.flow.destination)?;
+        if !site::is_pod(packet.flow.destination) {
+            return None;
+        }
         self.known.get_mut(&number)
     }
 
@@ -145,8 +147,13 @@ impl World {
             self.attempts.tally.unserved += 1;
             return self.attempts.add(Attempt::new(None, false));
         };
-        self.judge_choice(place, host, service, backend.address);
-        self.open(place, host, backend.address, true)
+        let Some(pod) = self.pod_behind(place, backend.address) else {
+            let name = site::host_name(place, host);
+            self.violations.push(format!("{name} gives {service} to {}, which is nobody's", backend.address));
+            return self.attempts.add(Attempt::new(None, false));
+        };
+        self.judge_choice(place, host, service, pod);
+        self.open(place, host, pod, true)
     }
 
     /// Opens a connection to an endpoint's own address.
@@ -155,6 +162,9 @@ impl World {
     }
 
     fn open(&mut self, place: usize, host: usize, endpoint: IpAddr, by_name: bool) -> u32 {
+        let Some(seen) = self.seen_from(place, endpoint) else {
+            return self.attempts.add(Attempt::new(None, false));
+        };
         let given = site::pod_of(endpoint).map(|(cluster, _)| (cluster, endpoint));
         let is_led = by_name && given.is_some_and(|(of, _)| of != place);
         self.attempts.tally.remote += u64::from(is_led);
@@ -163,8 +173,9 @@ impl World {
         if is_led {
             self.at(self.now + ANSWER_WITHIN, Event::Due { attempt: number });
         }
-        let from = SocketAddr::new(site::client(place, host, Family::of(endpoint)), 20_000 + (number % 40_000) as u16);
-        let to = SocketAddr::new(endpoint, ENDPOINT_PORT);
+        let client = site::real(self.clusters[place].shape, site::client(place, host, Family::of(endpoint)));
+        let from = SocketAddr::new(client, 20_000 + (number % 40_000) as u16);
+        let to = SocketAddr::new(seen, ENDPOINT_PORT);
         let segment = Segment { flags: SYN, sequence: number, acknowledged: 0 };
         self.carry(place, host, segment.packet(from, to, &[]), None);
         number
@@ -179,10 +190,18 @@ impl World {
             }
             return;
         }
-        if site::pod_of(from.ip()).is_some_and(|(of, _)| of != place) {
-            self.judge_arrival(place, from.ip(), to.ip());
+        let Some(pod) = site::pod_at(place, self.clusters[place].shape, to.ip()) else { return };
+        let meant = self.attempts.get(segment.sequence).and_then(|attempt| attempt.given);
+        if let Some((_, meant)) = meant.filter(|(_, meant)| *meant != pod) {
+            self.violations.push(format!("a connection to the pod {meant} reached {pod} in {}", NAMES[place]));
         }
-        if self.truth.lives(to.ip()) {
+        match self.pod_behind(place, from.ip()) {
+            Some(client) if site::pod_of(client).is_some_and(|(of, _)| of != place) => {
+                self.judge_arrival(place, client, pod);
+            }
+            _ => {}
+        }
+        if self.truth.lives(pod) {
             let answer = Segment { flags: SYN | ACK, sequence: 0, acknowledged: segment.sequence };
             self.carry(place, host, answer.packet(to, from, &[]), None);
         }

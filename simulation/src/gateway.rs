@@ -167,6 +167,15 @@ impl Gateway {
         self.admit(vec![ExportChange::SetOpen(true)]);
     }
 
+    /// Forgets as what overlapping peers are seen: what the oracle must see.
+    pub(crate) fn forget_translations(&mut self, now: Instant) {
+        let statuses = self.peers.values_mut().filter_map(|peer| peer.status.as_mut());
+        let known: usize = statuses.map(|status| std::mem::take(&mut status.translations).len()).sum();
+        if known > 0 {
+            self.configure(now);
+        }
+    }
+
     /// What left an exported service long enough ago is closed.
     pub(crate) fn expire(&mut self, now: Instant) {
         let changes = self.exports.expire(now);

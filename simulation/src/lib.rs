@@ -15,6 +15,7 @@
 //! | `replicas`, `lease` | a controller that sleeps, another that takes its place, and which of them writes |
 //! | `stream`, `segment`, `relay` | control connections, as TCP segments through the tunnels |
 //! | `transit` | ways by a hub, for clusters that cannot reach each other |
+//! | `overlap` | as what a cluster sees pods that have the addresses of others |
 //! | `probing` | agents ask gateways for health |
 //! | `kernel`, `walk` | what kernels do with packets; the way of each packet |
 //! | `operator` | introduces clusters, gives orders |
@@ -42,6 +43,7 @@ mod object;
 mod objects;
 mod operator;
 mod oracle;
+mod overlap;
 mod parts;
 mod probing;
 mod process;

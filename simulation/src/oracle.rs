@@ -48,6 +48,7 @@ impl World {
                 Change::Applied(Object::ServiceImport(import)) => self.judge_import(place, &import),
                 Change::Deleted(Object::ServiceImport(import)) => self.judge_deleted(place, &import),
                 Change::Applied(Object::EndpointSlice(slice)) => self.judge_slice(place, &slice),
+                Change::Applied(Object::ClusterPeer(peer)) => self.judge_translations(place, &peer),
                 _ => {}
             }
         }
@@ -112,7 +113,8 @@ impl World {
         }
         let endpoints = slice.endpoints.iter().flatten().flat_map(|endpoint| &endpoint.addresses);
         for address in endpoints.filter_map(|text| text.parse().ok()) {
-            if site::pod_of(address).map(|(cluster, _)| cluster) != Some(of) {
+            let pod = self.pod_behind(place, address).and_then(site::pod_of);
+            if pod.map(|(cluster, _)| cluster) != Some(of) {
                 let (cluster, of) = (NAMES[place], NAMES[of]);
                 self.violations.push(format!("{cluster} imports {address} as an endpoint of {of}"));
             }
@@ -207,7 +209,8 @@ impl World {
             for endpoint in slice.endpoints.iter().flatten() {
                 let ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true);
                 let addresses = endpoint.addresses.iter().filter_map(|text| text.parse().ok());
-                imported.entry(of).or_default().extend(addresses.map(|address: IpAddr| (address, ready)));
+                let pods = addresses.map(|seen: IpAddr| (self.pod_behind(place, seen).unwrap_or(seen), ready));
+                imported.entry(of).or_default().extend(pods);
             }
         }
         imported.retain(|of, _| knows(of));
@@ -245,7 +248,8 @@ impl World {
                     if ready.is_empty() {
                         Answer::Denied
                     } else {
-                        Answer::Addresses(ready.into_iter().filter(of_family).collect())
+                        let seen = ready.into_iter().filter(of_family);
+                        Answer::Addresses(seen.filter_map(|pod| self.seen_from(place, pod)).collect())
                     }
                 }
                 Some(import) => {

@@ -52,6 +52,8 @@ pub enum Sabotage {
     LazyHub,
     /// Gateways say of every lane that packets pass.
     RosyLanes,
+    /// Gateways forget as what they see pods that have the addresses of others.
+    LostTranslations,
     /// Controllers write what they planned without another look at their Lease.
     UncheckedWriter,
 }
@@ -61,7 +63,10 @@ impl Schedule {
     pub fn new(seed: u64) -> Self {
         let mut random = Random::new(seed ^ 0x005e_ed0f_5c4e_d01e);
         let count = 2 + usize::from(random.permille(500));
-        let clusters = (0..count).map(|_| Shape::any(&mut random)).collect();
+        let mut clusters: Vec<Shape> = (0..count).map(|_| Shape::any(&mut random)).collect();
+        if random.permille(300) {
+            clusters[1].pods_like = Some(0);
+        }
         let hub = (count == 3 && random.permille(350)).then(|| random.below(3) as usize);
         let mut schedule = Self { seed, clusters, hub, happenings: Vec::new(), sabotage: None };
         schedule.begin(&mut random);

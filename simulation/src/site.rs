@@ -3,6 +3,9 @@
 //! Cluster n (from 1) has pods `10.n.0.0/16`, host h of it `10.n.h.0/24` and the address `172.31.n.h`; hosts have an
 //! infrastructure address of `10.(100+n).0.0/24`, services one of `10.(200+n).0.0/24`. In IPv6 these are
 //! `2001:db8:n::/48`, `2001:db8:n:h::/64`, `2001:db8:1000:n::h`, `2001:db8:2000:n::/64` and `2001:db8:3000:n::/112`.
+//!
+//! By these addresses the oracle speaks of pods. A cluster whose pods have the addresses of another's gives that one's in
+//! its own network ([`real`]); what overlaps it sees in `10.(160+4n).0.0/14` and `fdaN::/16` (module `overlap`).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -140,6 +143,46 @@ pub(crate) fn pod_of(address: IpAddr) -> Option<(usize, usize)> {
     }
 }
 
+/// The cluster by whose number the pods of a cluster are addressed.
+fn like(cluster: usize, shape: Shape) -> usize {
+    shape.pods_like.unwrap_or(cluster)
+}
+
+/// The address of a pod in its own cluster.
+pub(crate) fn real(shape: Shape, pod: IpAddr) -> IpAddr {
+    shape.pods_like.map_or(pod, |like| numbered(pod, like))
+}
+
+/// A pod of a cluster by its address there; `None` where the address is none of its pods'.
+pub(crate) fn pod_at(cluster: usize, shape: Shape, address: IpAddr) -> Option<IpAddr> {
+    let (of, _) = pod_of(address)?;
+    let is_own = of == like(cluster, shape) && shape.families.all().contains(&Family::of(address));
+    is_own.then(|| numbered(address, cluster))
+}
+
+fn numbered(pod: IpAddr, cluster: usize) -> IpAddr {
+    match pod {
+        IpAddr::V4(address) => {
+            let [first, _, host, last] = address.octets();
+            Ipv4Addr::new(first, number(cluster), host, last).into()
+        }
+        IpAddr::V6(address) => {
+            let mut segments = address.segments();
+            segments[2] = number(cluster).into();
+            Ipv6Addr::from(segments).into()
+        }
+    }
+}
+
+/// Whether an address is of some pod, or one that a pod is seen as.
+pub(crate) fn is_pod(address: IpAddr) -> bool {
+    let is_seen = match address {
+        IpAddr::V4(address) => address.octets()[0] == 10 && address.octets()[1] >= 160 && address.octets()[1] < 180,
+        IpAddr::V6(address) => (0xfda1..=0xfda4).contains(&address.segments()[0]),
+    };
+    is_seen || pod_of(address).is_some()
+}
+
 /// Where the world sends datagrams for a lane of a gateway.
 pub(crate) fn outside(cluster: usize, slot: u16, lane: u16) -> SocketAddr {
     SocketAddr::new(Ipv4Addr::new(192, 0, 2, 10 * number(cluster) + slot as u8).into(), names::ports::TUNNEL + lane)
@@ -155,7 +198,7 @@ pub(crate) fn host_name(cluster: usize, host: usize) -> String {
 
 /// One of each family.
 pub(crate) fn pod_prefixes(cluster: usize, host: usize, shape: Shape) -> Vec<String> {
-    let (n, h) = (number(cluster), host + 1);
+    let (n, h) = (number(like(cluster, shape)), host + 1);
     of_families(shape, format!("10.{n}.{h}.0/24"), format!("2001:db8:{n:x}:{h:x}::/64"))
 }
 
@@ -178,12 +221,13 @@ fn meta(namespace: &str, name: &str) -> Value {
 }
 
 pub(crate) fn local_cluster(cluster: usize, shape: Shape, between: Option<(usize, usize)>) -> LocalCluster {
-    let n = number(cluster);
+    let (n, pods) = (number(cluster), number(like(cluster, shape)));
     let rule = |(one, other): (usize, usize)| json!({ "between": [NAMES[one], NAMES[other]] });
     let transit: Vec<Value> = between.map(rule).into_iter().collect();
     object(json!({ "metadata": { "name": names::LOCAL_CLUSTER }, "spec": {
         "clusterId": NAMES[cluster], "clusterSetId": "demo",
-        "podPrefixes": of_families(shape, format!("10.{n}.0.0/16"), format!("2001:db8:{n:x}::/48")),
+        "podPrefixes": of_families(shape, format!("10.{pods}.0.0/16"), format!("2001:db8:{pods:x}::/48")),
+        "translationPrefixes": [format!("10.{}.0.0/14", 160 + 4 * n), format!("fda{n:x}::/16")],
         "infrastructurePrefixes":
             of_families(shape, format!("10.{}.0.0/24", 100 + n), format!("2001:db8:2000:{n:x}::/64")),
         "clusterSetPrefixes": of_families(shape, format!("10.{}.0.0/24", 200 + n), format!("2001:db8:3000:{n:x}::/112")),
@@ -214,11 +258,17 @@ pub(crate) fn service(service: Name, shape: Shape) -> Service {
 }
 
 /// The slice of one family; endpoints as host, place and readiness.
-pub(crate) fn slice(cluster: usize, service: Name, family: Family, endpoints: &[(usize, u8, bool)]) -> EndpointSlice {
+pub(crate) fn slice(
+    cluster: usize,
+    shape: Shape,
+    service: Name,
+    family: Family,
+    endpoints: &[(usize, u8, bool)],
+) -> EndpointSlice {
     let endpoints: Vec<Value> = endpoints
         .iter()
         .map(|(host, place, ready)| {
-            json!({ "addresses": [endpoint(cluster, *host, service, *place, family)], "conditions": { "ready": ready },
+            json!({ "addresses": [real(shape, endpoint(cluster, *host, service, *place, family))], "conditions": { "ready": ready },
                     "nodeName": host_name(cluster, *host) })
         })
         .collect();
@@ -255,7 +305,7 @@ pub(crate) fn peer(
         record: status.record.clone(),
         endpoints: via.map(|hub| format!("via:{}", NAMES[hub])).into_iter().collect(),
         allowed_prefixes: local.spec.advertised_prefixes().copied().collect(),
-        allow_overlap: false,
+        allow_overlap: true,
         accept: Accept { namespaces: accept },
         state,
     };

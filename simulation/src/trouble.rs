@@ -103,7 +103,7 @@ impl World {
         let wall = self.clusters[place].now(self.now).wall;
         for family in self.clusters[place].shape.families.all() {
             let endpoints: Vec<(usize, u8, bool)> = self.truth.said(place, service).collect();
-            let slice = site::slice(place, service, *family, &endpoints);
+            let slice = site::slice(place, self.clusters[place].shape, service, *family, &endpoints);
             self.clusters[place].objects.put(slice, wall);
         }
         self.changed(place);

@@ -89,12 +89,13 @@ impl World {
     /// On which host of this cluster an address lives.
     fn owner(&self, place: usize, address: IpAddr) -> Option<usize> {
         let cluster = &self.clusters[place];
-        match site::pod_of(address) {
-            Some((of, host)) => (of == place).then_some(host),
-            None => cluster.gateways.iter().find_map(|gateway| {
-                (gateway.core.as_ref().map(|core| IpAddr::V6(core.control)) == Some(address)).then_some(gateway.host)
-            }),
+        if site::is_pod(address) {
+            let (_, host) = site::pod_of(site::pod_at(place, cluster.shape, address)?)?;
+            return (host < cluster.hosts.len()).then_some(host);
         }
+        cluster.gateways.iter().find_map(|gateway| {
+            (gateway.core.as_ref().map(|core| IpAddr::V6(core.control)) == Some(address)).then_some(gateway.host)
+        })
     }
 
     /// The lane of a gateway that runs on a host, by its device.
@@ -118,7 +119,8 @@ impl World {
         let remote = &self.clusters[place].hosts[host].kernel.state.sets.remote;
         let destination = packet.flow.destination;
         let known = remote.iter().any(|net| net.contains(&destination));
-        if known || self.truth.must_know(place, host, destination, self.now) {
+        let pod = self.pod_behind(place, destination).unwrap_or(destination);
+        if known || self.truth.must_know(place, host, pod, self.now) {
             let name = site::host_name(place, host);
             self.violations.push(format!("a packet to {destination} leaves {name} in clear"));
         }

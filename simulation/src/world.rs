@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
+use api::TranslatedPrefix;
 use controller_core::plan::{Subject, Write};
 
 use crate::attempt::Attempts;
@@ -83,6 +84,8 @@ pub(crate) struct World {
     pub(crate) killed: BTreeSet<(usize, Part)>,
     /// Imports that are there, by cluster and uid: since when, and their addresses.
     pub(crate) imports: BTreeMap<(usize, String), (u64, Vec<String>)>,
+    /// What prefixes of peers are seen as, by cluster, peer and prefix.
+    pub(crate) translations: BTreeMap<(usize, String, String), TranslatedPrefix>,
     /// When the schedule began, from the start.
     pub(crate) began: u64,
     pub(crate) sabotage: Option<Sabotage>,
@@ -112,6 +115,7 @@ impl World {
             knocks_at: u64::MAX,
             killed: BTreeSet::new(),
             imports: BTreeMap::new(),
+            translations: BTreeMap::new(),
             began: 0,
             sabotage: None,
         };
@@ -241,6 +245,9 @@ impl World {
         cluster.gateways.iter_mut().for_each(|gateway| gateway.expire(now.instant));
         if self.sabotage == Some(Sabotage::OpenFilters) {
             cluster.gateways.iter_mut().for_each(crate::gateway::Gateway::open_up);
+        }
+        if self.sabotage == Some(Sabotage::LostTranslations) {
+            cluster.gateways.iter_mut().for_each(|gateway| gateway.forget_translations(now.instant));
         }
         for slot in 0..cluster.gateways.len() {
             self.announce(place, slot);

@@ -150,3 +150,35 @@ fn a_controller_that_slept_past_its_lease_and_writes_all_the_same_is_found_out()
     let failure = told(Sabotage::UncheckedWriter, &trouble);
     assert_told(&failure.wrong, "amber-0 did create ServiceImport api in amber, and the Lease is amber-1's");
 }
+
+#[test]
+fn clusters_whose_pods_have_the_same_addresses_are_found_out_where_gateways_forget_as_what_they_see_them() {
+    let restart = |cluster| {
+        (3_000, {
+            let (part, disk) = (simulation::Part::Gateway(0), simulation::Disk::Kept);
+            Happening::Restart { cluster, part, disk }
+        })
+    };
+    let db = |cluster: usize, host| Happening::Endpoint {
+        cluster,
+        service: simulation::Name::Db,
+        host,
+        place: 0,
+        ready: Some(true),
+    };
+    let mut trouble = vec![restart(0), restart(1)];
+    // By their names too, and at the same place in both.
+    for cluster in 0..2 {
+        trouble.extend([(0, db(cluster, 0)), (0, Happening::Export { cluster, service: simulation::Name::Db })]);
+    }
+    for families in [Families::Ipv4, Families::Both] {
+        let plain = Shape { families, ..Shape::PLAIN };
+        let mut story = schedule(None, &trouble);
+        story.clusters = vec![plain, Shape { pods_like: Some(0), ..plain }];
+        let tally = live(&story).unwrap_or_else(|failure| panic!("{}", failure.describe(true)));
+        assert!(tally.answered > 20, "{tally:?}");
+        story.sabotage = Some(Sabotage::LostTranslations);
+        let failure = live(&story).expect_err("it went unseen");
+        assert_told(&failure.wrong, "no answer, though nothing is in the way");
+    }
+}
