@@ -84,7 +84,8 @@ impl Health {
         let mut sender = Sender::new();
         let descriptors: Vec<_> = sockets.descriptors().collect();
         let mut answered = 0;
-        let (mut shown_at, mut is_news) = (Instant::default(), false);
+        // Before anybody asked there is something to show too: nobody has to be waited for.
+        let (mut shown_at, mut is_news) = (Instant::default(), true);
         while !self.stopping.load(Ordering::Acquire) {
             if let Some(keys) = self.keys.lock().unwrap_or_else(PoisonError::into_inner).take() {
                 answers.set_keys(keys);
