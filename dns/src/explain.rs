@@ -119,10 +119,10 @@ fn service_reasons(zone: &Zone, service: &Service) -> Vec<String> {
         if let Some(reason) = zone.reach().reason(&cluster.id) {
             line.push_str(&format!("; left out: {reason}"));
         } else if import.headless
-            && zone.reach().is_proving(&cluster.id)
+            && zone.reach().is_last_resort(&cluster.id)
             && !service.answering(zone.reach()).any(|answering| answering.id == cluster.id)
         {
-            line.push_str("; left out: Proving, it came back a moment ago and others answer");
+            line.push_str("; left out while others answer: it came back a moment ago, or its gateways are going away");
         } else if import.headless && service.selected.as_ref().is_some_and(|chosen| !chosen.contains(&cluster.id)) {
             line.push_str("; left out: the routing policy for headless answers does not select it");
         }

@@ -19,8 +19,8 @@ pub struct Measured {
     pub local: Option<ClusterId>,
     /// Clusters that packets reach.
     pub up: BTreeSet<ClusterId>,
-    /// Those of them that came back a moment ago: answered where no other is.
-    pub proving: BTreeSet<ClusterId>,
+    /// Those of them that are answered only where no other is: they came back a moment ago, or are about to go.
+    pub last_resorts: BTreeSet<ClusterId>,
     /// Why others are out of service, by the name of the reason.
     pub reasons: BTreeMap<ClusterId, String>,
 }
@@ -39,9 +39,9 @@ impl Reach {
         }
     }
 
-    /// Whether the cluster came back so lately that others are answered in its stead.
-    pub fn is_proving(&self, cluster: &ClusterId) -> bool {
-        self.measured.as_ref().is_some_and(|measured| measured.proving.contains(cluster))
+    /// Whether others are answered in the cluster's stead, where there are any.
+    pub fn is_last_resort(&self, cluster: &ClusterId) -> bool {
+        self.measured.as_ref().is_some_and(|measured| measured.last_resorts.contains(cluster))
     }
 
     /// Why the cluster is out of service; `None` while it is in service.

@@ -133,13 +133,13 @@ impl Service {
         self.clusters.values().filter(|cluster| cluster.has_hosts() && reach.serves(&cluster.id))
     }
 
-    /// Those of them whose endpoints answer for the service's own name: who came back a moment ago only where there is
-    /// no other.
+    /// Those of them whose endpoints answer for the service's own name: who came back a moment ago or is about to go
+    /// only where there is no other.
     pub fn answering<'a>(&'a self, reach: &'a Reach) -> impl Iterator<Item = &'a Cluster> + Clone {
         let selected = |cluster: &&'a Cluster| self.selected.as_ref().is_none_or(|chosen| chosen.contains(&cluster.id));
         let chosen = self.served(reach).filter(selected);
-        let has_others = chosen.clone().any(|cluster| !reach.is_proving(&cluster.id));
-        chosen.filter(move |cluster| !has_others || !reach.is_proving(&cluster.id))
+        let has_others = chosen.clone().any(|cluster| !reach.is_last_resort(&cluster.id));
+        chosen.filter(move |cluster| !has_others || !reach.is_last_resort(&cluster.id))
     }
 
     /// Puts a slice in, or takes it out.

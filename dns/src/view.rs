@@ -303,8 +303,8 @@ impl View {
             match clusters.standing(cluster, now) {
                 Ok(reason) => {
                     measured.up.insert(cluster.clone());
-                    if reason == Reason::Proving {
-                        measured.proving.insert(cluster.clone());
+                    if reason.is_last_resort() {
+                        measured.last_resorts.insert(cluster.clone());
                     }
                 }
                 Err(reason) => {

@@ -6,13 +6,15 @@ use anyhow::{Result, ensure};
 use netns_tests::ClusterPlan;
 use netns_tests::scenario::clear_text;
 use netns_tests::scenario::failover::{self, Event};
+use netns_tests::scenario::other_programs::OtherPrograms;
+use netns_tests::scenario::promise::EXCUSE_PERCENT;
 use netns_tests::scenario::three_clusters::ThreeClusters;
 use netns_tests::scenario::two_gateways::TwoGateways;
 use netns_tests::{World, world_test};
 
-/// The promise is [`failover::SILENT_FOR`], which `make bench-failover` measures. A flow that is not carried again at
-/// all is silent for ever; a machine that four tests share may take some retransmissions more.
-const LONGEST: Duration = failover::SILENT_FOR.saturating_mul(4);
+/// Where other programs hold a good part of the cores ([`EXCUSE_PERCENT`]), another test among them, some retransmissions more than the promise
+/// allows may be theirs. A flow that is not carried again at all is silent for ever.
+const LONGEST_BESIDE_OTHERS: Duration = failover::SILENT_FOR.saturating_mul(4);
 
 fn holds(world: &World, events: &[Event]) -> Result<()> {
     holds_in(&TwoGateways::joined(world, 1)?, events)
@@ -20,12 +22,19 @@ fn holds(world: &World, events: &[Event]) -> Result<()> {
 
 fn holds_in(clusters: &TwoGateways, events: &[Event]) -> Result<()> {
     for event in events {
+        let others = OtherPrograms::watch()?;
         let measured = failover::measure(clusters, *event)?;
-        println!("{}: {measured:?}", event.name());
+        let others = others.percent()?;
+        let longest = if others < EXCUSE_PERCENT { failover::SILENT_FOR } else { LONGEST_BESIDE_OTHERS };
+        println!("{}: {measured:?}; others held {others:.0} % of the cores", event.name());
         measured.check()?;
         for (what, seen) in [("gone", &measured.gone), ("back", &measured.back)] {
             let silent = seen.longest_silence;
-            ensure!(silent < LONGEST, "{}, {what}: a flow was silent for {silent:?}", event.name());
+            ensure!(
+                silent < longest,
+                "{}, {what}: a flow was silent for {silent:?}, others held {others:.0} % of the cores",
+                event.name()
+            );
         }
         let lossless = if event.is_graceful() { measured.gone.lost } else { 0 } + measured.back.lost;
         ensure!(lossless == 0, "{}: {lossless} datagrams were lost: {measured:?}", event.name());

@@ -60,8 +60,7 @@ impl Clusters {
     }
 
     /// Whether new connections may go to `cluster` at all: `Ok` with [`Reason::Serving`],
-    /// [`Reason::NotMeasuredYet`], or [`Reason::Proving`], which is worth less than the others; else the reason against
-    /// it. Says nothing of endpoints and policy.
+    /// [`Reason::NotMeasuredYet`], or one that is a last resort ([`Reason::is_last_resort`]); else the reason against it. Says nothing of endpoints and policy.
     pub fn standing(&self, cluster: &ClusterId, now: Instant) -> Result<Reason, Reason> {
         if *cluster == self.local {
             return Ok(Reason::Serving);
@@ -85,6 +84,8 @@ impl Clusters {
         let reason = match &known.health {
             None => Reason::NoGatewayAnswers,
             Some(health) => match (health.reachability, health.reason) {
+                // One gateway that is going away may be all that is left: it carries until it is gone.
+                (Reachability::Up, PathReason::PeerDraining) => return Ok(Reason::GatewaysDraining),
                 (_, PathReason::PeerDraining) => return Err(Reason::Draining),
                 (_, PathReason::DrainedHere) => return Err(Reason::Drained),
                 (Reachability::Up, _) if self.proving_until(cluster, now).is_some() => return Ok(Reason::Proving),
@@ -107,7 +108,8 @@ impl Clusters {
     /// Whether a cluster that gets no new connections may finish those it has: somebody drains it, here or there, and
     /// packets reach it.
     pub fn lets_finish(&self, cluster: &ClusterId, now: Instant) -> bool {
-        let drained = matches!(self.standing(cluster, now), Err(Reason::Drained | Reason::Draining));
+        let standing = self.standing(cluster, now);
+        let drained = matches!(standing, Err(Reason::Drained | Reason::Draining) | Ok(Reason::GatewaysDraining));
         let health = self.remote.get(cluster).and_then(|known| known.health.as_ref());
         drained && health.is_some_and(|health| health.reachability == Reachability::Up)
     }

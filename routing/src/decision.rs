@@ -107,6 +107,8 @@ reasons!(
     NotMeasuredYet,
     /// It came back a moment ago: used where nobody else can serve, left out elsewhere.
     Proving,
+    /// All gateways of it that can be reached are going away: used where nobody else can serve, left out elsewhere.
+    GatewaysDraining,
     /// Standby: a tier before its own serves.
     HigherTierServes,
     /// Standby: another cluster of its tier is nearer.
@@ -136,6 +138,13 @@ reasons!(
     /// There is no ClusterPeer for it.
     NotAPeer,
 );
+
+impl Reason {
+    /// Whether a cluster in this standing is used only where nobody else can serve.
+    pub const fn is_last_resort(self) -> bool {
+        matches!(self, Self::Proving | Self::GatewaysDraining)
+    }
+}
 
 impl core::fmt::Display for Reason {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {

@@ -64,7 +64,7 @@ pub fn decide(question: &Question<'_>) -> Decision {
     };
     let mut candidates: BTreeMap<&ClusterId, Result<Reason, Reason>> =
         known.iter().map(|cluster| (*cluster, can_serve(cluster, question))).collect();
-    let proving = leave_out_proving(&tiers, &mut candidates, question);
+    let proving = leave_out_last_resorts(&tiers, &mut candidates, question);
 
     let mut memory = Memory::default();
     let mut portions: Vec<(usize, ClusterId, Fraction)> = Vec::new();
@@ -171,23 +171,25 @@ fn can_serve(cluster: &ClusterId, question: &Question<'_>) -> Result<Reason, Rea
     }
 }
 
-/// Takes those that came back and have not proved themselves for those that cannot serve, unless nobody else can. Gives
-/// when the first of them has.
-fn leave_out_proving(
+/// Takes those that are a last resort for those that cannot serve, unless nobody else can. Gives when the first of them
+/// is one no more, where that is known.
+fn leave_out_last_resorts(
     tiers: &[Tier],
     candidates: &mut BTreeMap<&ClusterId, Result<Reason, Reason>>,
     question: &Question<'_>,
 ) -> Option<Instant> {
-    let proving: Vec<&ClusterId> = candidates
+    let last_resorts: Vec<(&ClusterId, Reason)> = candidates
         .iter()
-        .filter(|(_, candidate)| **candidate == Ok(Reason::Proving))
-        .map(|(cluster, _)| *cluster)
+        .filter_map(|(cluster, candidate)| {
+            candidate.ok().filter(|reason| reason.is_last_resort()).map(|reason| (*cluster, reason))
+        })
         .collect();
-    let until = proving.iter().filter_map(|cluster| question.clusters.proving_until(cluster, question.now)).min();
-    let has_proved = |cluster| matches!(candidates.get(cluster), Some(Ok(reason)) if *reason != Reason::Proving);
+    let proving = last_resorts.iter().filter_map(|(cluster, _)| question.clusters.proving_until(cluster, question.now));
+    let until = proving.min();
+    let is_better = |cluster| matches!(candidates.get(cluster), Some(Ok(reason)) if !reason.is_last_resort());
     let given_weight = tiers.iter().flat_map(|tier| &tier.weights).filter(|(_, weight)| **weight > 0);
-    if !proving.is_empty() && given_weight.map(|(cluster, _)| cluster).any(has_proved) {
-        candidates.extend(proving.into_iter().map(|cluster| (cluster, Err(Reason::Proving))));
+    if !last_resorts.is_empty() && given_weight.map(|(cluster, _)| cluster).any(is_better) {
+        candidates.extend(last_resorts.into_iter().map(|(cluster, reason)| (cluster, Err(reason))));
     }
     until
 }

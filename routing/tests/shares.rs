@@ -5,7 +5,7 @@ mod world;
 use std::time::Duration;
 
 use api::cluster_peer::PeerState;
-use api::health::ClusterHealth;
+use api::health::{ClusterHealth, PathReason};
 use api::member_record::MemberState;
 use api::routing_policy::{Share, SpillBelow, Tier};
 use api::time::Instant;
@@ -119,6 +119,23 @@ fn a_cluster_that_came_back_is_used_before_it_has_proved_itself_only_where_nobod
     world.now = proven;
     assert_eq!(world.shares(), pairs(&[("birch", 7), ("elm", 3)]));
     assert_eq!(world.reason("birch"), Reason::Serving);
+}
+
+#[test]
+fn a_cluster_whose_last_gateway_is_going_away_is_used_only_where_nobody_else_can_serve() {
+    let mut world = World::new();
+    world.policy(vec![tier(vec![named("birch", 100)]), tier(vec![named("cedar", 100)])]);
+    let leaving = up(12).map(|health| ClusterHealth { reason: PathReason::PeerDraining, ..health });
+    world.remote("birch").health = leaving;
+    assert_eq!(world.shares(), pairs(&[("cedar", 1)]));
+    assert_eq!(world.reason("birch"), Reason::GatewaysDraining);
+    let birch = "birch".parse().unwrap();
+    assert!(world.clusters.lets_finish(&birch, world.now), "what is open there goes on");
+    world.remote("cedar").health = down();
+    assert_eq!(world.shares(), pairs(&[("birch", 1)]));
+    // By its own word the whole cluster is going away: that is no matter of gateways.
+    world.remote("birch").member = Some(MemberState::Draining);
+    assert!(world.decide().is_unserved());
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::scenario::other_programs::OtherPrograms;
 
 /// What other programs may take of our cores without being an excuse: a quarter. That much is free on two cores while
 /// endpoints change without pause; a compiler on one of them takes more.
-const EXCUSE_PERCENT: f64 = 25.0;
+pub const EXCUSE_PERCENT: f64 = 25.0;
 
 /// How long a second measurement waits for other programs to pause: a crate's compilation, not a whole build.
 const WAIT_FOR_QUIET: Duration = Duration::from_secs(30);
