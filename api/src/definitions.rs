@@ -25,15 +25,15 @@ pub fn all() -> serde_json::Result<Vec<Value>> {
     for definition in [
         LocalCluster::crd(),
         ClusterPeer::crd(),
-        ClusterMember::crd(),
         TunnelGateway::crd(),
         RoutingPolicy::crd(),
         ClusterRoutingPolicy::crd(),
     ] {
         all.push(serde_json::to_value(definition)?);
     }
+    all.push(without_spec_too(serde_json::to_value(ClusterMember::crd())?));
     for definition in [ServiceExport::crd(), ServiceImport::crd()] {
-        let mut definition = served_twice(serde_json::to_value(definition)?);
+        let mut definition = served_twice(without_spec_too(serde_json::to_value(definition)?));
         definition["metadata"]["labels"] = json!({
             "multicluster.x-k8s.io/release-version": MCS_RELEASE,
             "multicluster.x-k8s.io/crd-schema-revision": MCS_REVISION,
@@ -45,6 +45,16 @@ pub fn all() -> serde_json::Result<Vec<Value>> {
     property["metadata"]["annotations"] = json!({ "api-approved.kubernetes.io": ABOUT_APPROVAL });
     all.push(property);
     Ok(all)
+}
+
+/// Lets objects in that say no spec: a ServiceExport is complete with its name (KEP-1645).
+fn without_spec_too(mut definition: Value) -> Value {
+    if let Some(schema) =
+        definition.pointer_mut("/spec/versions/0/schema/openAPIV3Schema").and_then(Value::as_object_mut)
+    {
+        schema.remove("required");
+    }
+    definition
 }
 
 /// The same schema as `v1alpha1` and `v1beta1`, stored as the newer one: CoreDNS still watches the older (API-2).
@@ -75,6 +85,16 @@ mod tests {
             let shown: Vec<_> =
                 versions.iter().map(|v| (v["name"].as_str().unwrap(), v["storage"].as_bool().unwrap())).collect();
             assert_eq!(shown, [("v1beta1", true), ("v1alpha1", false)]);
+        }
+    }
+
+    #[test]
+    fn an_export_that_is_a_name_and_nothing_else_is_complete() {
+        for definition in all().unwrap() {
+            let schema = definition.pointer("/spec/versions/0/schema/openAPIV3Schema").unwrap();
+            let named = definition.pointer("/spec/names/kind").and_then(Value::as_str).unwrap();
+            let needs_spec = !["ClusterMember", "ServiceExport", "ServiceImport"].contains(&named);
+            assert_eq!(schema.get("required") == Some(&json!(["spec"])), needs_spec, "{named}");
         }
     }
 

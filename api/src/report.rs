@@ -51,6 +51,8 @@ pub struct ControllerReport {
     pub record_state: String,
     /// How many times what this cluster exports has changed since the controller started.
     pub exports_revision: u64,
+    /// Whether the API server tells of changes; a folder always does.
+    pub objects: FeedReport,
 }
 
 /// What is open between one host of this cluster and others, while something is drained; as its node agent counts it.

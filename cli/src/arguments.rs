@@ -277,13 +277,27 @@ pub struct AgentArguments {
     pub node: Option<String>,
 }
 
+/// Where the objects are: a folder, or an API server.
+#[derive(Debug, Args)]
+#[group(required = true)]
+pub struct ObjectsArguments {
+    /// Folder of manifests. It is read, never written.
+    #[arg(long, env = "TOMBOLO_MANIFESTS", value_name = "DIR", conflicts_with_all = ["kubernetes", "kubeconfig"])]
+    pub manifests: Option<PathBuf>,
+    /// The Kubernetes API server of KUBECONFIG, or of the pod this runs in.
+    #[arg(long)]
+    pub kubernetes: bool,
+    /// The Kubernetes API server that this file names.
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+}
+
 #[derive(Debug, Args)]
 pub struct ControllerArguments {
     #[command(flatten)]
     pub part: PartArguments,
-    /// Folder of manifests. It is read, never written.
-    #[arg(long, env = "TOMBOLO_MANIFESTS", value_name = "DIR")]
-    pub manifests: PathBuf,
+    #[command(flatten)]
+    pub objects: ObjectsArguments,
     /// Where agents and gateways reach the controller.
     #[arg(long, env = "TOMBOLO_LISTEN", default_value = "[::]:7443", value_name = "ADDRESS")]
     pub listen: SocketAddr,
@@ -332,9 +346,8 @@ pub struct DnsArguments {
 pub struct RunArguments {
     #[command(flatten)]
     pub part: PartArguments,
-    /// Folder of manifests. It is read, never written.
-    #[arg(long, env = "TOMBOLO_MANIFESTS", value_name = "DIR")]
-    pub manifests: PathBuf,
+    #[command(flatten)]
+    pub objects: ObjectsArguments,
     /// Where agents of other hosts reach the controller.
     #[arg(long, env = "TOMBOLO_LISTEN", default_value = "[::]:7443", value_name = "ADDRESS")]
     pub listen: SocketAddr,

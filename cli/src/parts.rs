@@ -12,7 +12,8 @@ use store::folder::{self, Reports};
 use tokio_util::sync::CancellationToken;
 
 use crate::arguments::{
-    AgentArguments, ControllerArguments, DnsArguments, GatewayArguments, NodeArguments, PartArguments, RunArguments,
+    AgentArguments, ControllerArguments, DnsArguments, GatewayArguments, NodeArguments, ObjectsArguments,
+    PartArguments, RunArguments,
 };
 use crate::ask::Part;
 use crate::output::Outcome;
@@ -25,8 +26,7 @@ pub async fn controller(run_dir: &Path, arguments: ControllerArguments) -> anyho
     crate::logging::start(arguments.part.log_json);
     let stop = stop_on_signals()?;
     let started =
-        start_controller(&arguments.part.state.join("controller"), arguments.manifests, arguments.listen, &stop)
-            .await?;
+        start_controller(&arguments.part.state.join("controller"), arguments.objects, arguments.listen, &stop).await?;
     until_stopped(vec![started], run_dir, &arguments.part, stop).await
 }
 
@@ -61,7 +61,7 @@ pub async fn run(run_dir: &Path, arguments: RunArguments) -> anyhow::Result<Outc
     crate::logging::start(arguments.part.log_json);
     let stop = stop_on_signals()?;
     let PartArguments { state, .. } = &arguments.part;
-    let controller = start_controller(&state.join("controller"), arguments.manifests, arguments.listen, &stop).await?;
+    let controller = start_controller(&state.join("controller"), arguments.objects, arguments.listen, &stop).await?;
     let mut own = arguments.listen;
     if own.ip().is_unspecified() {
         own.set_ip(if own.is_ipv4() {
@@ -156,14 +156,19 @@ fn addresses_towards(controllers: &[String]) -> Vec<std::net::IpAddr> {
 
 async fn start_controller(
     state: &Path,
-    manifests: PathBuf,
+    objects: ObjectsArguments,
     listen: std::net::SocketAddr,
     stop: &CancellationToken,
 ) -> anyhow::Result<Started> {
+    let config = controller::Config { listen, state: state.to_path_buf(), ..controller::Config::default() };
+    let Some(manifests) = objects.manifests else {
+        let store = store::kubernetes::connect(objects.kubeconfig.as_deref()).await?;
+        let (surface, work) = controller::start(config, store, stop.clone()).await?;
+        return Ok(Started { part: Part::Controller, surface, work });
+    };
     let objects = folder::Config { manifests, state: state.join("objects") };
     // Reading ten thousand manifests takes a moment, and it is no work for an executor's thread.
     let (store, reports) = tokio::task::spawn_blocking(move || folder::open(objects)).await??;
-    let config = controller::Config { listen, state: state.to_path_buf(), ..controller::Config::default() };
     let (surface, work) = controller::start(config, store, stop.clone()).await?;
     Ok(Started { part: Part::Controller, surface: Arc::new(WithReports { surface, reports }), work })
 }

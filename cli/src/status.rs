@@ -162,6 +162,11 @@ pub fn render(status: &Status) -> (String, Outcome) {
         ("node", status.node.as_ref().map(|report| &report.feed)),
         ("dns", status.dns.as_ref().map(|report| &report.feed)),
     ];
+    let objects = status.controller.as_ref().map(|report| &report.objects);
+    if let Some(FeedReport { interrupted_for: Some(age), reason }) = objects {
+        let age = seconds(*age);
+        notes.push((Glyph::Warning, format!("controller: going on with what was known {age} ago: {reason}")));
+    }
     for (part, feed) in feeds {
         if let Some(FeedReport { interrupted_for: Some(age), reason }) = feed {
             let age = seconds(*age);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use api::cluster_peer::PeerState;
 use api::conditions::{ConditionType, ServiceReason};
@@ -11,7 +11,8 @@ use api::kubernetes::Node;
 use api::member_record::SignedRecord;
 use api::names;
 use api::report::{
-    AgentReport, ControllerReport, IdentityRotationReport, NodeState, PeerSync, RefusalReport, RotationReport,
+    AgentReport, ControllerReport, FeedReport, IdentityRotationReport, NodeState, PeerSync, RefusalReport,
+    RotationReport,
 };
 use api::surface::{Readiness, Surface};
 use api::time::{Instant, WallTime};
@@ -24,6 +25,7 @@ use controller_core::rotation::{LONGEST, Rotation};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::Value;
 use store::Store;
+use store::backend::Interruption;
 use store::feed::Role;
 use store::journal::{self, Journal, Transition};
 use tokio::sync::{mpsc, oneshot};
@@ -84,6 +86,13 @@ impl ControllerSurface {
     fn picture(&self) -> MutexGuard<'_, Picture> {
         // The picture is whole at every moment.
         self.picture.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the store tells of changes.
+    fn objects(&self) -> FeedReport {
+        let Some(Interruption { since, reason }) = self.store.interruption() else { return FeedReport::default() };
+        let interrupted_for = SystemTime::now().duration_since(since).unwrap_or_default().as_secs_f64();
+        FeedReport { interrupted_for: Some(interrupted_for), reason }
     }
 
     pub(crate) fn worked(&self, kind: &'static str, seconds: f64) {
@@ -358,6 +367,7 @@ impl Surface for ControllerSurface {
         match name {
             "status" => {
                 let mut report = picture.report.clone();
+                report.objects = self.objects();
                 for peer in &mut report.peers {
                     peer.last_sync_age = picture.heard.get(&peer.peer).map(|heard| age(*heard));
                 }

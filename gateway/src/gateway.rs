@@ -11,7 +11,7 @@ use api::time::Instant;
 use api::tunnel_gateway::{KeyRotation, TunnelGatewayStatus};
 use api::{TunnelGateway, names};
 use gateway_core::roster::{Roster, own_control_prefix};
-use store::Store;
+use store::{Error, Store};
 use tokio_util::sync::CancellationToken;
 
 use crate::Config;
@@ -321,6 +321,12 @@ impl Gateway {
                 self.retry_at = Some(now + RETRY);
                 return Ok(self.slot.map(|(slot, _)| slot));
             }
+            // The controller is there and its API server is not. Nobody else can take the slot either, and it was ours.
+            Err(error @ Error::Unavailable(_)) if self.remembered.slot == Some(slot) => {
+                tracing::warn!(slot, %error, "going on in the slot of the last run");
+                self.retry_at = Some(now + RETRY);
+                return Ok(Some(slot));
+            }
             Err(error) => return Err(error).context("taking a gateway slot"),
         }
         self.slot = Some((slot, now));
@@ -418,7 +424,7 @@ impl Gateway {
 }
 
 /// A write that is not answered in time has failed: everything else must go on.
-async fn in_time<T>(write: impl Future<Output = Result<T, store::Error>>) -> Result<T, store::Error> {
-    let late = || store::Error::Unavailable(format!("no answer within {} s", WRITE_LIMIT.as_secs()));
+async fn in_time<T>(write: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let late = || Error::Unavailable(format!("no answer within {} s", WRITE_LIMIT.as_secs()));
     tokio::time::timeout(WRITE_LIMIT, write).await.map_err(|_| late())?
 }

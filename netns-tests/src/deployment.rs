@@ -16,6 +16,7 @@ pub use cli::ask::Part;
 use serde_json::Value;
 
 use crate::cluster::Cluster;
+use crate::control_plane::ApiServer;
 use crate::host::{SHARED_FOLDER, own_program};
 use crate::manifest;
 use crate::node::Node;
@@ -36,6 +37,8 @@ pub struct Deployment(Arc<Inner>);
 struct Inner {
     cluster: Cluster,
     folder: PathBuf,
+    /// Where its objects are, if not in the folder of manifests.
+    api_server: Option<ApiServer>,
     /// By part and node: `gateway` of `gateway2` is `gateway2/gateway`.
     processes: Mutex<BTreeMap<String, Process>>,
 }
@@ -48,9 +51,19 @@ impl Deployment {
 
     /// The same with a LocalCluster of the test's own making.
     pub fn prepare_with(cluster: &Cluster, local: &manifest::LocalCluster) -> Result<Self> {
+        Self::prepare_in(cluster, local, None)
+    }
+
+    /// The same with an API server, which knows the kinds of Tombolo, in the place of the folder.
+    pub fn prepare_on(cluster: &Cluster, api_server: &ApiServer) -> Result<Self> {
+        Self::prepare_in(cluster, &manifest::LocalCluster::of(cluster), Some(api_server.clone()))
+    }
+
+    fn prepare_in(cluster: &Cluster, local: &manifest::LocalCluster, api_server: Option<ApiServer>) -> Result<Self> {
         let folder = Path::new(SHARED_FOLDER).join(cluster.name());
         fs::create_dir_all(folder.join("manifests")).context("making the folder of manifests")?;
-        let deployment = Self(Arc::new(Inner { cluster: cluster.clone(), folder, processes: Mutex::default() }));
+        let inner = Inner { cluster: cluster.clone(), folder, api_server, processes: Mutex::default() };
+        let deployment = Self(Arc::new(inner));
         deployment.apply("local.yaml", &local.to_string())?;
         Ok(deployment)
     }
@@ -135,7 +148,11 @@ impl Deployment {
         let mut arguments = vec![part.name().to_owned(), "--state".into(), state];
         let controller_state = self.state(first, Part::Controller);
         if part == Part::Controller {
-            arguments.extend(["--manifests".into(), self.manifests().display().to_string()]);
+            let (flag, place) = match &self.0.api_server {
+                Some(server) => ("--kubeconfig", server.admin_kubeconfig()),
+                None => ("--manifests", self.manifests()),
+            };
+            arguments.extend([flag.into(), place.display().to_string()]);
             arguments.extend(["--listen".into(), format!("[::]:{CONTROLLER_PORT}")]);
             return Ok(arguments);
         }
@@ -218,15 +235,21 @@ impl Deployment {
         }
     }
 
-    /// Writes a manifest into the folder as careful editors do: beside, then renamed over.
+    /// Writes a manifest into the folder as careful editors do: beside, then renamed over. With an API server it is
+    /// applied there too.
     pub fn apply(&self, file: &str, manifest: &str) -> Result<()> {
         let beside = self.0.folder.join(format!(".{file}.new"));
         fs::write(&beside, manifest).with_context(|| format!("writing {file}"))?;
-        fs::rename(&beside, self.manifests().join(file)).with_context(|| format!("writing {file}"))
+        let path = self.manifests().join(file);
+        fs::rename(&beside, &path).with_context(|| format!("writing {file}"))?;
+        self.0.api_server.as_ref().map_or(Ok(()), |server| server.apply_file(&path))
     }
 
     /// Removes a manifest.
     pub fn remove(&self, file: &str) -> Result<()> {
+        if let Some(server) = &self.0.api_server {
+            server.delete_file(&self.manifests().join(file))?;
+        }
         fs::remove_file(self.manifests().join(file)).with_context(|| format!("removing {file}"))
     }
 

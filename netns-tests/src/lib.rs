@@ -21,6 +21,7 @@ pub mod addresses;
 pub mod capture;
 pub mod cluster;
 pub mod cluster_table;
+pub mod control_plane;
 pub mod demo;
 pub mod deployment;
 pub mod doctor;

@@ -115,6 +115,11 @@ fn located<K: Kind>(document: &str) -> Option<(u64, String)> {
 }
 
 impl Known {
+    /// The object with the fields its type has, whatever rules it breaks.
+    pub(crate) fn shape(&self, object: Value) -> Result<Value, String> {
+        (self.typed)(object).map(|typed| typed.value)
+    }
+
     /// The object as it is kept: its kind's shape, its `apiVersion`, nothing unknown, no rule broken.
     pub(crate) fn admit(&self, mut object: Value) -> Result<Value, Refusal> {
         let Some(fields) = object.as_object_mut() else {
@@ -144,7 +149,7 @@ impl Known {
     }
 
     /// What the API server would add where the author left it out.
-    fn fill_in(&self, fields: &mut Map<String, Value>) {
+    pub(crate) fn fill_in(&self, fields: &mut Map<String, Value>) {
         match self.name.kind {
             // Their specs may be empty, and people leave empty specs out.
             "ServiceExport" | "ClusterMember" => {

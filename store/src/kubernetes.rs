@@ -5,21 +5,27 @@
 //! | `informer` | one list and watch a kind, kept and told to everybody who follows it |
 //! | `remembered` | what an informer knows, and the difference a new list makes |
 //! | `answer` | what the API server's refusals mean in this crate's words |
+//! | `difference` | what must be sent to change an object that others write too |
 //!
-//! Nothing here decides who may do what: that is the API server's, by the roles of whoever runs this. Writes are whole
-//! objects under the version they were read with, so that no other writer's change is lost; nothing is written that
-//! changes nothing, because the API server makes no version of it. Reads by name and lists ask the API server itself,
+//! Nothing here decides who may do what: that is the API server's, by the roles of whoever runs this. Writes name the
+//! version they were read with, so that no other writer's change is lost. Objects that are ours alone are written whole;
+//! of all others only what changed, because they have fields that nobody here knows. Reads by name and lists ask the API server itself,
 //! so that a decision that follows sees what its write will be held against.
 
 mod answer;
+mod difference;
 mod informer;
 mod remembered;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use api::names;
 use async_trait::async_trait;
-use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, PostParams};
+use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client};
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -31,6 +37,45 @@ use informer::{Informer, Troubles};
 
 /// Objects of one answer to a list: an API server holds a whole page in memory, and so do we.
 const PAGE: u32 = 500;
+
+/// Kinds of which only those in the system namespace are ours: whoever runs this need not be allowed to see others'.
+const OURS_ALONE: [&str; 3] = ["Secret", "Lease", "TunnelGateway"];
+
+/// Kinds whose objects nobody else writes, but for the status: they are written whole.
+const WRITTEN_WHOLE: [&str; 5] = ["Secret", "Lease", "TunnelGateway", "ServiceImport", "ClusterMember"];
+
+/// How long a connection to the API server may take to come about.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// The API server ends each watch after this, and it is begun again where it ended. A connection that died without a
+/// word is noticed soon after: the client would otherwise wait five minutes for what comes next.
+const WATCH_SECONDS: u32 = 30;
+const READ_LIMIT: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 10);
+
+/// The store of an API server: that of the kubeconfig file, or, without one, that of `KUBECONFIG`, of the home folder or
+/// of the service account of the pod this runs in.
+///
+/// # Errors
+/// None of these can be read. Whether the server answers is said by [`Store::interruption`] later.
+pub async fn connect(kubeconfig: Option<&Path>) -> Result<Store, Error> {
+    let unreadable = |path: &str, error: &dyn std::error::Error| Error::Malformed {
+        object: path.to_owned(),
+        detail: answer::sentence(error),
+    };
+    let mut config = match kubeconfig {
+        Some(path) => {
+            let name = path.display().to_string();
+            let file = Kubeconfig::read_from(path).map_err(|error| unreadable(&name, &error))?;
+            let options = KubeConfigOptions::default();
+            kube::Config::from_custom_kubeconfig(file, &options).await.map_err(|error| unreadable(&name, &error))?
+        }
+        None => kube::Config::infer().await.map_err(|error| unreadable("kubeconfig", &error))?,
+    };
+    config.connect_timeout = Some(CONNECT_LIMIT);
+    config.read_timeout = Some(READ_LIMIT);
+    let client = Client::try_from(config).map_err(|error| unreadable("kubeconfig", &error))?;
+    Ok(open(client))
+}
 
 /// The store behind a client. Each kind is watched once, from the first time somebody follows it, in the runtime that
 /// calls this first; it ends with the last handle of the store.
@@ -51,6 +96,9 @@ impl ApiServer {
     }
 
     fn all(&self, kind: KindName) -> Api<DynamicObject> {
+        if OURS_ALONE.contains(&kind.kind) {
+            return Api::namespaced_with(self.client.clone(), names::SYSTEM_NAMESPACE, &resource(kind));
+        }
         Api::all_with(self.client.clone(), &resource(kind))
     }
 
@@ -119,8 +167,27 @@ impl Backend for ApiServer {
         let key = key_of(&object);
         self.check_named(kind, &key, &object).await?;
         let api = self.of(kind, &key.namespace);
-        let made = api.replace(&key.name, &PostParams::default(), &dynamic(kind, object)?).await;
-        value(kind, &made.map_err(|error| answer::refusal(kind, &key, &error))?)
+        let refusal = |error| answer::refusal(kind, &key, &error);
+        if WRITTEN_WHOLE.contains(&kind.kind) {
+            let made = api.replace(&key.name, &PostParams::default(), &dynamic(kind, object)?).await;
+            return value(kind, &made.map_err(refusal)?);
+        }
+        let current = value(kind, &api.get(&key.name).await.map_err(refusal)?)?;
+        for field in ["uid", "resourceVersion"] {
+            if current["metadata"][field] != object["metadata"][field] {
+                let object = format!("{} {key}", kind.kind);
+                return Err(Error::Conflict { object, detail: format!("another {field} is stored") });
+            }
+        }
+        let Some(mut patch) =
+            difference::merge_patch(&without_status(shaped(kind, &key, &current)?), &without_status(object))
+        else {
+            return Ok(current);
+        };
+        // Whoever writes between the read and this write makes it fail.
+        patch["metadata"]["resourceVersion"] = current["metadata"]["resourceVersion"].clone();
+        let made = api.patch(&key.name, &PatchParams::default(), &Patch::Merge(&patch)).await;
+        value(kind, &made.map_err(refusal)?)
     }
 
     async fn update_status(&self, kind: KindName, object: Value) -> Result<Value, Error> {
@@ -160,6 +227,22 @@ fn resource(kind: KindName) -> ApiResource {
     }
 }
 
+/// An object with the fields that its type here has, and no others: what a write can be told apart from.
+fn shaped(kind: KindName, key: &ObjectKey, object: &Value) -> Result<Value, Error> {
+    let malformed = |detail| Error::Malformed { object: format!("{} {key}", kind.kind), detail };
+    let known = kinds::of(kind).ok_or_else(|| malformed("is of a kind that is not known here".to_owned()))?;
+    known.shape(object.clone()).map_err(malformed)
+}
+
+fn without_status(mut object: Value) -> Value {
+    if let Some(fields) = object.as_object_mut() {
+        for field in ["status", "apiVersion", "kind"] {
+            fields.remove(field);
+        }
+    }
+    object
+}
+
 fn key_of(object: &Value) -> ObjectKey {
     let text = |field: &str| object["metadata"][field].as_str();
     ObjectKey::new(text("namespace"), text("name").unwrap_or_default())
@@ -182,5 +265,8 @@ fn value(kind: KindName, object: &DynamicObject) -> Result<Value, Error> {
         detail: error.to_string(),
     })?;
     remembered::prune(kind, &mut value);
+    if let (Some(known), Some(fields)) = (kinds::of(kind), value.as_object_mut()) {
+        known.fill_in(fields);
+    }
     Ok(value)
 }

@@ -45,7 +45,7 @@ pub(super) fn trouble(kind: KindName, error: &kube::runtime::watcher::Error) -> 
 }
 
 /// An error and what caused it, in one line.
-fn sentence(error: &dyn std::error::Error) -> String {
+pub(super) fn sentence(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

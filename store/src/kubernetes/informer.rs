@@ -6,14 +6,14 @@ use std::time::{Duration, SystemTime};
 
 use futures::StreamExt;
 use kube::Api;
-use kube::api::DynamicObject;
+use kube::api::{DynamicObject, ListParams};
 use kube::runtime::watcher::{self, Event as Heard};
 use serde_json::Value;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::AbortHandle;
 
 use super::remembered::Remembered;
-use super::{PAGE, answer, value};
+use super::{PAGE, WATCH_SECONDS, answer, value};
 use crate::Event;
 use crate::backend::{Interruption, KindName};
 
@@ -21,6 +21,9 @@ use crate::backend::{Interruption, KindName};
 /// asked by everybody at once, and is asked within seconds.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// How often an API server that failed is asked whether it answers again, where nothing else would tell.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Which kinds cannot be followed now, since when, and why.
 #[derive(Clone, Default)]
@@ -43,6 +46,10 @@ impl Troubles {
             tracing::warn!(kind = kind.kind, %reason, "a kind cannot be followed");
         }
         all.entry(kind).or_insert(Interruption { since, reason: String::new() }).reason = reason;
+    }
+
+    fn has(&self, kind: KindName) -> bool {
+        self.all().contains_key(&kind)
     }
 
     fn end(&self, kind: KindName) {
@@ -101,10 +108,21 @@ fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
 }
 
 async fn run(kind: KindName, api: Api<DynamicObject>, shared: Arc<Mutex<Shared>>, troubles: Troubles) {
-    let config = watcher::Config::default().page_size(PAGE);
-    let mut stream = Box::pin(watcher::watcher(api, config));
+    let config = watcher::Config::default().page_size(PAGE).timeout(WATCH_SECONDS);
+    let mut stream = Box::pin(watcher::watcher(api.clone(), config));
     let mut pause = FIRST_PAUSE;
-    while let Some(heard) = stream.next().await {
+    loop {
+        // A watch that goes on where it broke off says nothing until something changes.
+        let heard = tokio::select! {
+            heard = stream.next() => heard,
+            () = tokio::time::sleep(LOOK_EVERY), if troubles.has(kind) => {
+                if api.list(&ListParams::default().limit(1)).await.is_ok() {
+                    troubles.end(kind);
+                }
+                continue;
+            }
+        };
+        let Some(heard) = heard else { return };
         let heard = match heard {
             Ok(heard) => heard,
             Err(error) => {

@@ -73,7 +73,7 @@ async fn empty<K: api::Kind>(client: &Client) {
     }
 }
 
-async fn prepare(client: &Client) {
+pub(crate) async fn prepare(client: &Client) {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     for name in ["shop", "tombolo-system"] {
         let metadata = ObjectMeta { name: Some(name.into()), ..Default::default() };
