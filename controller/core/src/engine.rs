@@ -166,11 +166,16 @@ impl Engine {
     /// A peer says that nothing changed.
     pub fn hear_alive(&mut self, cluster: &ClusterId) {
         if self.spoken.insert(cluster.clone()) {
-            let named = self.imports.iter().filter(|(_, import)| names_cluster(import, cluster));
-            let services: BTreeSet<ServiceName> =
-                named.map(|(key, _)| ServiceName::new(&key.namespace, &key.name)).collect();
-            self.touch_services(services);
+            self.touch_imports_of(cluster);
         }
+    }
+
+    /// Plans anew what was imported from a cluster, whether it is remembered to have said so or not.
+    pub(crate) fn touch_imports_of(&mut self, cluster: &ClusterId) {
+        let named = self.imports.iter().filter(|(_, import)| names_cluster(import, cluster));
+        let named = named.map(|(key, _)| ServiceName::new(&key.namespace, &key.name));
+        let services: Vec<ServiceName> = named.collect();
+        self.touch_services(services);
     }
 
     /// Whether an import names a trusted peer that said nothing since the start, and whose kept word knows nothing of the
@@ -508,6 +513,10 @@ impl Engine {
         }
         let known: BTreeSet<ClusterId> = self.remote.clusters().cloned().chain(terms.keys().cloned()).collect();
         for id in known {
+            if self.remote.has_terms(&id) && !terms.contains_key(&id) {
+                // Nobody waits any more for what it might say.
+                self.touch_imports_of(&id);
+            }
             let services = self.remote.set_terms(&id, terms.remove(&id), now, wall);
             self.touch_services(services);
             self.touch_peer(&id);

@@ -52,6 +52,7 @@ impl Engine {
                 if after.is_none() {
                     let services = self.remote.forget(&id);
                     self.touch_services(services);
+                    self.touch_imports_of(&id);
                     self.talks.remove(&id);
                     self.learned.remove(&id);
                 }

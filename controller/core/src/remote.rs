@@ -101,6 +101,11 @@ impl RemoteIndex {
         keys.iter().filter(|key| remote.judge(key, wall)).map(|key| key.service.clone()).collect()
     }
 
+    /// Whether a cluster may say anything at all.
+    pub fn has_terms(&self, cluster: &ClusterId) -> bool {
+        self.clusters.get(cluster).is_some_and(|remote| remote.terms.is_some())
+    }
+
     /// Forgets a cluster and everything it said.
     pub fn forget(&mut self, cluster: &ClusterId) -> BTreeSet<ServiceName> {
         let gone = self.clusters.remove(cluster);

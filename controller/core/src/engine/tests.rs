@@ -412,6 +412,32 @@ fn after_a_restart_what_a_peer_exported_stays_until_the_peer_speaks_even_if_its_
 }
 
 #[test]
+fn nobody_waits_for_the_word_of_a_peer_that_is_blocked_or_deleted_before_it_spoke() {
+    for blocked in [true, false] {
+        let mut world = World::new();
+        world.hears("birch", 1, &["10.2.0.1"]);
+        world.settle();
+        // The same objects, and nothing kept of birch.
+        world.engine = World::empty().engine;
+        world.show_resets();
+        world.put_namespace("shop");
+        world.engine.mark_all();
+        world.settle();
+        assert!(world.import().is_some(), "birch has said nothing yet");
+        let mut birch: ClusterPeer = world.get("", "birch").unwrap();
+        if blocked {
+            birch.spec.state = PeerState::Blocked;
+            world.put(birch);
+        } else {
+            world.objects.remove(&("ClusterPeer", ObjectKey::named("birch")));
+            world.engine.take_in(None, Some(birch.into()), T0, time(100));
+        }
+        world.settle();
+        assert!(world.import().is_none() && world.slices().is_empty(), "blocked: {blocked}");
+    }
+}
+
+#[test]
 fn a_rebuilt_cluster_wins_again_by_what_a_peer_remembers_and_only_for_as_long_as_that_peer_is_trusted() {
     let mut world = World::new();
     // This installation was made at second 5; its export is from second 9, birch's from second 7.
