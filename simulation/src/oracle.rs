@@ -241,7 +241,9 @@ impl World {
                 Some(_) if service.is_headless() => {
                     let used = self.truth.exporters(place, service).into_keys();
                     let used = used.filter(|of| self.truth.is_used(place, *of));
-                    let ready = used.flat_map(|of| self.truth.endpoints(of, service));
+                    let has_ready = |of: &usize| self.truth.endpoints(*of, service).values().any(|ready| *ready);
+                    let used = self.truth.best_of(place, &used.filter(has_ready).collect());
+                    let ready = used.into_iter().flat_map(|of| self.truth.endpoints(of, service));
                     let ready: BTreeSet<IpAddr> =
                         ready.filter(|(_, ready)| *ready).map(|(address, _)| address).collect();
                     // KEP-1645's DNS specification: a headless service without ready endpoints has no name.

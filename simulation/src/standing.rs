@@ -86,10 +86,14 @@ impl Standing {
         self.blocked.contains_key(&(one, other)) || self.blocked.contains_key(&(other, one))
     }
 
-    /// Whether a cluster with so many gateways asks to be given nothing: by its record, or gateway by gateway.
-    pub(crate) fn is_leaving(&self, cluster: usize, gateways: usize) -> bool {
-        let all = gateways > 0 && (0..gateways).all(|slot| self.is_gateway_out(cluster, slot as u16));
-        all || self.clusters.contains(&cluster)
+    /// Whether a cluster asks to be given nothing, by its record.
+    pub(crate) fn is_leaving(&self, cluster: usize) -> bool {
+        self.clusters.contains(&cluster)
+    }
+
+    /// Whether every one of a cluster's so many gateways is drained: it is used where nobody else can serve.
+    pub(crate) fn is_last_resort(&self, cluster: usize, gateways: usize) -> bool {
+        gateways > 0 && (0..gateways).all(|slot| self.is_gateway_out(cluster, slot as u16))
     }
 
     pub(crate) fn is_gateway_out(&self, cluster: usize, slot: u16) -> bool {

@@ -307,11 +307,20 @@ impl Truth {
 
     /// Whether new connections may go to a cluster at all, by the word of both operators.
     pub(crate) fn is_used(&self, place: usize, of: usize) -> bool {
-        let gateways = self.gateways.get(&of).copied().unwrap_or(0);
         place == of
             || self.standing.unused_since(place, of).is_none()
                 && self.is_joined(place, of)
-                && !self.standing.is_leaving(of, gateways)
+                && !self.standing.is_leaving(of)
+    }
+
+    /// Those of clusters that can serve which are to: one whose gateways are all drained only where there is no other.
+    pub(crate) fn best_of(&self, place: usize, able: &BTreeSet<usize>) -> BTreeSet<usize> {
+        let is_last_resort = |of: &usize| {
+            let gateways = self.gateways.get(of).copied().unwrap_or(0);
+            *of != place && self.standing.is_last_resort(*of, gateways)
+        };
+        let better: BTreeSet<usize> = able.iter().copied().filter(|of| !is_last_resort(of)).collect();
+        if better.is_empty() { able.clone() } else { better }
     }
 
     /// Whether a cluster cannot know what another says now: that one blocked it, or the hub stands apart.
@@ -414,9 +423,12 @@ impl Truth {
             })
             .collect();
         match self.policies.get(&(place, service)) {
-            Some(order) => order.iter().find(|of| able.contains(of)).into_iter().copied().collect(),
+            Some(order) => {
+                let chosen = self.best_of(place, &order.iter().copied().filter(|of| able.contains(of)).collect());
+                order.iter().find(|of| chosen.contains(of)).into_iter().copied().collect()
+            }
             None if able.contains(&place) => [place].into(),
-            None => able,
+            None => self.best_of(place, &able),
         }
     }
 }
