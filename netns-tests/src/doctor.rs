@@ -4,6 +4,7 @@ use std::fs;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
+use kubernetes::find_go;
 use nlink::netlink::link::{BridgeLink, VethLink, VxlanLink};
 use nlink::netlink::nexthop::{NexthopBuilder, NexthopGroupBuilder};
 use nlink::netlink::nftables::{BaseChain, CtState, Family, FilterHook, NatHook, Priority, Rule};
@@ -13,7 +14,6 @@ use nlink::{Bytes, Rate};
 use crate::host::Host;
 use crate::impair::{chain, replace_table};
 use crate::sandbox::is_inside;
-use crate::wireguard_go::find_go;
 use crate::world::World;
 
 /// Tombolo watches one folder in each process, and a desktop has its own watchers beside ours.

@@ -1,7 +1,6 @@
 //! The peer we did not write: upstream wireguard-go, built from the Go module proxy, run in a node, and configured
 //! over its own socket (the cross-platform userspace interface, wireguard.com/xplatform).
 
-use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
@@ -12,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use ipnet::IpNet;
+use kubernetes::find_go;
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::addresses::Dual;
@@ -75,15 +75,6 @@ pub fn build() -> Result<PathBuf> {
     }
     drop(lock);
     Ok(program)
-}
-
-/// The `go` program: on the path, or where its installer puts it.
-pub fn find_go() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_else(|| OsString::from("/usr/bin:/bin"));
-    std::env::split_paths(&path)
-        .chain([PathBuf::from("/usr/local/go/bin")])
-        .map(|folder| folder.join("go"))
-        .find(|program| program.is_file())
 }
 
 /// The folder two above the tests' programs: target/<profile>/deps/<test>.
