@@ -82,8 +82,8 @@ pub struct ClusterHealth {
 /// Between two questions of one agent to one gateway that answers.
 pub const ASK_EVERY: Duration = Duration::from_millis(100);
 
-/// Agents that may ask at that pace: at a hundred peers a thousand of them take a gateway a sixth of a core
-/// (`make bench-links` measures half of that).
+/// Agents that may ask at that pace: at a hundred peers 500 of them take a gateway about a fourteenth of a core
+/// (`make bench-links`).
 pub const FULL_PACE_AGENTS: usize = 1_000;
 
 /// Between two questions of one agent where so many ask: all together never ask more often than [`FULL_PACE_AGENTS`] do.

@@ -101,6 +101,7 @@ impl Metrics {
         gauges: &Gauges,
         refusals: &[RefusalReport],
         heard: &BTreeMap<String, Instant>,
+        objects_age: f64,
     ) -> String {
         let mut registry = Registry::with_prefix_and_labels(
             "tombolo",
@@ -117,6 +118,10 @@ impl Metrics {
             registry.register(name, help, family);
         };
 
+        let age = Gauge::<f64, std::sync::atomic::AtomicU64>::default();
+        age.set(objects_age);
+        let help = "How long the API server has told of no changes; 0 while it does";
+        registry.register_with_unit("controller_objects_age", help, Unit::Seconds, age);
         gauge(
             &mut registry,
             "controller_leader",

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use api::cluster_peer::PeerState;
 use api::conditions::{ConditionType, ServiceReason};
@@ -11,8 +11,7 @@ use api::kubernetes::Node;
 use api::member_record::SignedRecord;
 use api::names;
 use api::report::{
-    AgentReport, ControllerReport, FeedReport, IdentityRotationReport, NodeState, PeerSync, RefusalReport,
-    RotationReport,
+    AgentReport, ControllerReport, IdentityRotationReport, NodeState, PeerSync, RefusalReport, RotationReport,
 };
 use api::surface::{Readiness, Surface};
 use api::time::{Instant, WallTime};
@@ -25,7 +24,6 @@ use controller_core::rotation::{LONGEST, Rotation};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::Value;
 use store::Store;
-use store::backend::Interruption;
 use store::feed::Role;
 use store::journal::{self, Journal, Transition};
 use tokio::sync::{mpsc, oneshot};
@@ -86,13 +84,6 @@ impl ControllerSurface {
     fn picture(&self) -> MutexGuard<'_, Picture> {
         // The picture is whole at every moment.
         self.picture.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether the store tells of changes.
-    fn objects(&self) -> FeedReport {
-        let Some(Interruption { since, reason }) = self.store.interruption() else { return FeedReport::default() };
-        let interrupted_for = SystemTime::now().duration_since(since).unwrap_or_default().as_secs_f64();
-        FeedReport { interrupted_for: Some(interrupted_for), reason }
     }
 
     pub(crate) fn worked(&self, kind: &'static str, seconds: f64) {
@@ -356,7 +347,8 @@ impl Surface for ControllerSurface {
         let picture = self.picture();
         let (gauges, refusals, heard) = (picture.gauges.clone(), picture.refusals.clone(), picture.heard.clone());
         drop(picture);
-        self.metrics.text(&gauges, &refusals, &heard)
+        let objects_age = self.store.feed_report().interrupted_for.unwrap_or(0.0);
+        self.metrics.text(&gauges, &refusals, &heard, objects_age)
     }
 
     fn answer(&self, question: &str) -> Option<Value> {
@@ -367,7 +359,7 @@ impl Surface for ControllerSurface {
         match name {
             "status" => {
                 let mut report = picture.report.clone();
-                report.objects = self.objects();
+                report.objects = self.store.feed_report();
                 for peer in &mut report.peers {
                     peer.last_sync_age = picture.heard.get(&peer.peer).map(|heard| age(*heard));
                 }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::SystemTime;
 
 use api::report::{ClusterSeen, DnsReport, FeedReport, GatewaySeen};
 use api::surface::{Readiness, Surface};
@@ -115,12 +114,7 @@ impl DnsSurface {
     }
 
     fn feed(&self) -> FeedReport {
-        self.store.interruption().map_or_else(FeedReport::default, |interruption| FeedReport {
-            interrupted_for: Some(
-                SystemTime::now().duration_since(interruption.since).unwrap_or_default().as_secs_f64(),
-            ),
-            reason: interruption.reason,
-        })
+        self.store.feed_report()
     }
 
     /// Adds how old or uncertain the knowledge behind an answer is.

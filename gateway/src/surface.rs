@@ -3,13 +3,11 @@
 use std::collections::BTreeSet;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use api::ClusterId;
 use api::health::{ASK_EVERY, FULL_PACE_AGENTS, ask_every};
-use api::report::{
-    EventReport, FeedReport, GatewayReport, LaneReport, PathReport, PingReport, RefusalReport, SessionReport,
-};
+use api::report::{EventReport, GatewayReport, LaneReport, PathReport, PingReport, RefusalReport, SessionReport};
 use api::surface::{Readiness, Surface};
 use api::time::WallTime;
 use arc_swap::ArcSwapOption;
@@ -96,13 +94,7 @@ impl Shared {
     }
 
     fn status(&self) -> GatewayReport {
-        let interruption = self.store.interruption();
-        let feed = FeedReport {
-            interrupted_for: interruption.as_ref().map(|interruption| {
-                SystemTime::now().duration_since(interruption.since).unwrap_or_default().as_secs_f64()
-            }),
-            reason: interruption.map(|interruption| interruption.reason).unwrap_or_default(),
-        };
+        let feed = self.store.feed_report();
         let Some(running) = self.running() else {
             return GatewayReport { node: self.node_name.clone(), feed, ..GatewayReport::default() };
         };

@@ -1,6 +1,6 @@
 //! Tombolo over real Kubernetes API servers, one a cluster, in the namespace world.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -43,6 +43,17 @@ impl TwoClusters {
         Ok(clusters)
     }
 
+    /// Birch's pod answers at each of these addresses within `limit`, and sees the client's own.
+    fn are_reached(&self, addresses: &[IpAddr], limit: Duration) -> Result<()> {
+        for address in addresses {
+            let answer = http::get_within(&self.client, SocketAddr::new(*address, 80), limit)?;
+            ensure!(answer.cluster == "birch" && answer.pod == "web-1", "answered by {answer:?}");
+            let own = self.client.addresses().both();
+            ensure!(own.contains(&answer.client), "the server saw {}, not the pod's own address", answer.client);
+        }
+        Ok(())
+    }
+
     /// Exports `shop/web` from birch.
     fn export_web(&self) -> Result<()> {
         self.amber.apply("shop.yaml", &manifest::namespace("shop"))?;
@@ -62,9 +73,7 @@ fn while_the_api_server_is_away_packets_and_names_go_on_and_status_says_since_wh
         let [amber, _] = &clusters.servers;
         clusters.export_web()?;
         let addresses = clusters.amber.clusterset_addresses("shop", "web", PATIENCE)?;
-        for address in &addresses {
-            http::get_within(&clusters.client, SocketAddr::new(*address, 80), PATIENCE)?;
-        }
+        clusters.are_reached(&addresses, PATIENCE)?;
 
         for part in [Part::ApiServer, Part::Etcd] {
             amber.kill_part(part)?;
@@ -72,16 +81,12 @@ fn while_the_api_server_is_away_packets_and_names_go_on_and_status_says_since_wh
         clusters.amber.types_until(PATIENCE, "status", 0, &["controller: going on with what was known"])?;
         // No limit to spare: what is known needs nobody.
         ensure!(clusters.amber.clusterset_addresses("shop", "web", Duration::from_secs(1))? == addresses);
-        for address in &addresses {
-            http::get_within(&clusters.client, SocketAddr::new(*address, 80), Duration::from_secs(1))?;
-        }
+        clusters.are_reached(&addresses, Duration::from_secs(1))?;
         // A gateway that begins anew has its controller and its disk.
         let gateway = clusters.amber.cluster().gateway()?;
         clusters.amber.process(deployment::Part::Gateway, gateway)?.kill()?;
         clusters.amber.start_part(deployment::Part::Gateway, gateway)?;
-        for address in &addresses {
-            http::get_within(&clusters.client, SocketAddr::new(*address, 80), PATIENCE)?;
-        }
+        clusters.are_reached(&addresses, PATIENCE)?;
 
         for part in [Part::Etcd, Part::ApiServer] {
             amber.start_part(part)?;
@@ -103,12 +108,7 @@ fn a_service_exported_to_one_api_server_is_imported_into_anothers_and_its_pod_an
         let [amber, birch] = &clusters.servers;
         clusters.export_web()?;
         let addresses = clusters.amber.clusterset_addresses("shop", "web", PATIENCE)?;
-        for address in &addresses {
-            let answer = http::get_within(&clusters.client, SocketAddr::new(*address, 80), PATIENCE)?;
-            ensure!(answer.cluster == "birch" && answer.pod == "web-1", "answered by {answer:?}");
-            let own = clusters.client.addresses().both();
-            ensure!(own.contains(&answer.client), "the server saw {}, not the pod's own address", answer.client);
-        }
+        clusters.are_reached(&addresses, PATIENCE)?;
 
         let import = amber.get("serviceimport", "shop", "web")?;
         ensure!(import["spec"]["type"] == "ClusterSetIP", "{import:#}");

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use api::ClusterId;
-use api::report::{ClusterSeen, FeedReport, GatewaySeen, NodeReport};
+use api::report::{ClusterSeen, GatewaySeen, NodeReport};
 use api::surface::{Readiness, Surface};
 use api::time::{Instant, WallTime};
 use arc_swap::ArcSwap;
@@ -227,14 +227,11 @@ impl NodeSurface {
     }
 
     fn feed_age(&self) -> f64 {
-        let interruption = self.store.interruption();
-        let since = interruption.map(|interruption| SystemTime::now().duration_since(interruption.since));
-        since.map_or(0.0, |age| age.unwrap_or_default().as_secs_f64())
+        self.store.feed_report().interrupted_for.unwrap_or(0.0)
     }
 
     fn status(&self, now: Instant) -> NodeReport {
         let shown = self.shown.load();
-        let interruption = self.store.interruption();
         NodeReport {
             node: self.node.clone(),
             kernel_differences: usize::try_from(self.metrics.kernel_differences.get()).unwrap_or(0),
@@ -261,10 +258,7 @@ impl NodeSurface {
                     round_trip_ms: cluster.round_trip.map(|time| time.as_secs_f64() * 1000.0),
                 })
                 .collect(),
-            feed: FeedReport {
-                interrupted_for: interruption.as_ref().map(|_| self.feed_age()),
-                reason: interruption.map(|interruption| interruption.reason).unwrap_or_default(),
-            },
+            feed: self.store.feed_report(),
         }
     }
 }

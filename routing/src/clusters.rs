@@ -60,7 +60,8 @@ impl Clusters {
     }
 
     /// Whether new connections may go to `cluster` at all: `Ok` with [`Reason::Serving`],
-    /// [`Reason::NotMeasuredYet`], or one that is a last resort ([`Reason::is_last_resort`]); else the reason against it. Says nothing of endpoints and policy.
+    /// [`Reason::NotMeasuredYet`], or one that is a last resort ([`Reason::is_last_resort`]); else the reason against it.
+    /// Says nothing of endpoints and policy.
     pub fn standing(&self, cluster: &ClusterId, now: Instant) -> Result<Reason, Reason> {
         if *cluster == self.local {
             return Ok(Reason::Serving);

@@ -8,8 +8,9 @@
 //! 1. **One policy speaks**: an override of a ClusterRoutingPolicy, else the namespace's RoutingPolicy, else a default of
 //!    a ClusterRoutingPolicy, else [local first](policy_set::Source::LocalFirst). See [`PolicySet::policy_for`].
 //! 2. **A cluster can serve** when it is reachable (the local one always is), not drained, not draining, and has a ready
-//!    endpoint for this very port. One that fell silent and came back has to prove itself for a second, and is used before
-//!    only where nobody else can serve. See [`Clusters::standing`].
+//!    endpoint for this very port. One that fell silent and came back has to prove itself for a second, and one may be left
+//!    with gateways alone that are going away: both are used only where nobody else can serve. See
+//!    [`Clusters::standing`].
 //! 3. **Tiers in order**: the first tier with a cluster that can serve does. A cluster belongs to the first tier that
 //!    selects it. A cluster that no tier selects is never used, and when no tier can serve, nobody does: traffic never
 //!    goes where the policy did not send it.

@@ -9,8 +9,8 @@
 //!
 //! Nothing here decides who may do what: that is the API server's, by the roles of whoever runs this. Writes name the
 //! version they were read with, so that no other writer's change is lost. Objects that are ours alone are written whole;
-//! of all others only what changed, because they have fields that nobody here knows. Reads by name and lists ask the API server itself,
-//! so that a decision that follows sees what its write will be held against.
+//! of all others only what changed, because they have fields that nobody here knows. Reads by name and lists ask the API
+//! server itself, so that a decision that follows sees what its write will be held against.
 
 mod answer;
 mod difference;
@@ -41,7 +41,7 @@ const PAGE: u32 = 500;
 /// Kinds of which only those in the system namespace are ours: whoever runs this need not be allowed to see others'.
 const OURS_ALONE: [&str; 3] = ["Secret", "Lease", "TunnelGateway"];
 
-/// Kinds whose objects nobody else writes, but for the status: they are written whole.
+/// Kinds whose objects nobody else writes, but for the status. They are written whole, and so are the slices we made.
 const WRITTEN_WHOLE: [&str; 5] = ["Secret", "Lease", "TunnelGateway", "ServiceImport", "ClusterMember"];
 
 /// How long a connection to the API server may take to come about.
@@ -168,7 +168,8 @@ impl Backend for ApiServer {
         self.check_named(kind, &key, &object).await?;
         let api = self.of(kind, &key.namespace);
         let refusal = |error| answer::refusal(kind, &key, &error);
-        if WRITTEN_WHOLE.contains(&kind.kind) {
+        let made_here = object["metadata"]["labels"][names::kubernetes::MANAGED_BY] == names::MANAGED_BY_TOMBOLO;
+        if made_here || WRITTEN_WHOLE.contains(&kind.kind) {
             let made = api.replace(&key.name, &PostParams::default(), &dynamic(kind, object)?).await;
             return value(kind, &made.map_err(refusal)?);
         }

@@ -31,8 +31,10 @@ pub mod watch;
 
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 pub use api::Kind;
+use api::report::FeedReport;
 pub use backend::{Backend, KindName, ObjectKey, Preconditions};
 pub use error::Error;
 pub use watch::{Event, Watch};
@@ -105,5 +107,13 @@ impl Store {
     /// A folder is always in touch.
     pub fn interruption(&self) -> Option<backend::Interruption> {
         self.backend.interruption()
+    }
+
+    /// The same as every part reports it.
+    pub fn feed_report(&self) -> FeedReport {
+        let Some(backend::Interruption { since, reason }) = self.interruption() else { return FeedReport::default() };
+        // A clock that was set back since then makes it new.
+        let age = SystemTime::now().duration_since(since).unwrap_or_default();
+        FeedReport { interrupted_for: Some(age.as_secs_f64()), reason }
     }
 }

@@ -12,15 +12,14 @@ pub const PROBE_EVERY: Duration = Duration::from_millis(100);
 pub const SILENCE: Duration = Duration::from_millis(400);
 
 /// Links that are probed at the full pace: a hundred clusters with two gateways of two lanes each. `make bench-links`
-/// measures what they cost: about a sixth of a core.
+/// measures what they cost: about a seventh of a core.
 pub const FULL_PACE_LINKS: usize = 400;
 
 /// Handshakes are asked for at most this often for one link.
 pub const INITIATE_EVERY: Duration = Duration::from_secs(1);
 
-/// Handshakes asked for in a second, for all links together: so many take a quarter of a core at either end. Where a
-/// host cannot keep up with more, each answer comes after the next call, which makes it worthless, and none is ever
-/// agreed.
+/// Handshakes asked for in a second, for all links together: each of the links at the full pace may have one. Where a host
+/// cannot keep up with more, each answer comes after the next call, which makes it worthless, and none is ever agreed.
 const INITIATIONS_A_SECOND: usize = 400;
 
 /// What holds for every link of one gateway at a time.
@@ -45,14 +44,9 @@ impl Pace {
         let probe_every = share(PROBE_EVERY, links, FULL_PACE_LINKS);
         Self {
             probe_every,
-            silence: SILENCE + (probe_every.saturating_sub(PROBE_EVERY)),
+            silence: SILENCE + probe_every.saturating_sub(PROBE_EVERY),
             initiate_every: share(INITIATE_EVERY, waiting, INITIATIONS_A_SECOND),
         }
-    }
-
-    /// What the interval between probes has more than at the full pace.
-    pub(crate) fn beyond_full(&self) -> Duration {
-        self.probe_every.saturating_sub(PROBE_EVERY)
     }
 
     /// Whether this gateway has more links than it probes as often as it should.

@@ -385,7 +385,7 @@ impl Path {
     /// probe could not be back yet.
     fn silence(&self) -> Duration {
         let usual = self.log.smoothed().unwrap_or_default();
-        (SILENCE.max(Duration::from_millis(300) + usual + self.jitter())) + self.pace.beyond_full()
+        self.pace.silence + (Duration::from_millis(300) + usual + self.jitter()).saturating_sub(SILENCE)
     }
 
     fn late_at(&self) -> Option<Instant> {

@@ -18,6 +18,7 @@
 //! | `{"metrics": true}` | | the metrics as one string |
 //! | `{"stop": true}` | leaves gracefully | `true`, when the gateway has left |
 
+mod lines;
 mod memory;
 
 use std::path::PathBuf;
@@ -30,12 +31,14 @@ use store::Store;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
+use tracing::Level;
 
+use lines::Lines;
 use memory::Memory;
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    tracing::subscriber::set_global_default(lines::Lines)?;
+    tracing::subscriber::set_global_default(Lines::new(Level::DEBUG, |line| eprintln!("{line}")))?;
     let mut arguments = std::env::args().skip(1);
     let mut next = |what: &str| arguments.next().with_context(|| format!("the {what} is missing"));
     let socket = PathBuf::from(next("socket's path")?);
@@ -104,44 +107,4 @@ async fn answer(request: &Value, memory: &Memory, surface: &Arc<dyn Surface>) ->
         return Ok(json!(surface.metrics()));
     }
     Ok(json!(true))
-}
-
-/// Log lines on standard error, for the evidence of a test that failed.
-mod lines {
-    use std::fmt::Write;
-
-    use tracing::field::{Field, Visit};
-    use tracing::{Event, Level, Metadata, Subscriber, span};
-
-    pub(crate) struct Lines;
-
-    struct Text(String);
-
-    impl Visit for Text {
-        fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-            // Writing into a String cannot fail.
-            let _ = match field.name() {
-                "message" => write!(self.0, " {value:?}"),
-                name => write!(self.0, " {name}={value:?}"),
-            };
-        }
-    }
-
-    impl Subscriber for Lines {
-        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-            metadata.target().starts_with("gateway") && *metadata.level() <= Level::DEBUG
-        }
-        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
-            span::Id::from_u64(1)
-        }
-        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
-        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-        fn event(&self, event: &Event<'_>) {
-            let mut text = Text(event.metadata().level().to_string());
-            event.record(&mut text);
-            eprintln!("{}", text.0);
-        }
-        fn enter(&self, _: &span::Id) {}
-        fn exit(&self, _: &span::Id) {}
-    }
 }

@@ -9,9 +9,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use store::Store;
 use tokio_util::sync::CancellationToken;
-use tracing::field::{Field, Visit};
-use tracing::{Event, Level, Metadata, Subscriber, span};
+use tracing::Level;
 
+use crate::lines::Lines;
 use crate::member::Orders;
 use crate::memory::Memory;
 
@@ -22,7 +22,14 @@ pub(crate) const READY: &str = "many_peers: all gateways forward";
 /// the time in microseconds since boot, and the event.
 pub(crate) fn run(orders: &Path, events: &Path, state: &Path) -> Result<()> {
     let orders: Vec<Orders> = serde_json::from_slice(&std::fs::read(orders)?)?;
-    tracing::subscriber::set_global_default(EventFile(Mutex::new(File::create(events)?)))?;
+    let file = Mutex::new(File::create(events)?);
+    let keep = move |line: &str| {
+        let now = clock::now().as_micros();
+        let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+        // Who reads it misses the event and says so.
+        let _ = writeln!(file, "{now} {line}");
+    };
+    tracing::subscriber::set_global_default(Lines::new(Level::INFO, keep))?;
     tokio::runtime::Runtime::new()?.block_on(async {
         let mut running = Vec::new();
         for order in orders {
@@ -46,39 +53,4 @@ pub(crate) fn run(orders: &Path, events: &Path, state: &Path) -> Result<()> {
         }
         Ok(())
     })
-}
-
-/// Keeps what gateways log of their paths, with the time.
-struct EventFile(Mutex<File>);
-
-#[derive(Default)]
-struct Text(String);
-
-impl Visit for Text {
-    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        use std::fmt::Write as _;
-        // Writing into a String cannot fail.
-        let _ = write!(self.0, " {}={value:?}", field.name());
-    }
-}
-
-impl Subscriber for EventFile {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target().starts_with("gateway") && *metadata.level() <= Level::INFO
-    }
-    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
-        span::Id::from_u64(1)
-    }
-    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
-    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-    fn event(&self, event: &Event<'_>) {
-        let now = clock::now();
-        let mut text = Text::default();
-        event.record(&mut text);
-        let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Who reads it misses the event and says so.
-        let _ = writeln!(file, "{}{}", now.as_micros(), text.0);
-    }
-    fn enter(&self, _: &span::Id) {}
-    fn exit(&self, _: &span::Id) {}
 }

@@ -6,6 +6,8 @@
 
 mod agents;
 mod host;
+#[path = "../gateway_alone/lines.rs"]
+mod lines;
 mod member;
 #[path = "../gateway_alone/memory.rs"]
 #[expect(dead_code, reason = "this program neither cuts off nor removes")]
