@@ -5,8 +5,6 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::socket::setsockopt;
-use nix::sys::socket::sockopt::RcvBufForce;
 use socket2::{Protocol, Type};
 
 use crate::host::Host;
@@ -14,14 +12,16 @@ use crate::host::Host;
 /// The largest UDP payload that IPv4 can carry.
 const LARGEST: usize = 65_507;
 
-/// Bytes of datagrams that may wait, beyond what the kernel allows unasked: half a second of 10,000 small ones a second,
-/// while programs that start keep this one from its core.
+/// Bytes of datagrams that may wait, where the kernel allows as many: half a second of 10,000 small ones a second, while
+/// programs that start keep this one from its core.
 const WAITING: usize = 8 << 20;
 
 /// Sends every datagram back to where it came from, until the process ends.
 pub fn serve_echo(port: u16) -> io::Result<()> {
-    let socket = UdpSocket::from(super::both_families(Type::DGRAM, Protocol::UDP, port)?);
-    setsockopt(&socket, RcvBufForce, &WAITING).map_err(io::Error::from)?;
+    let socket = super::both_families(Type::DGRAM, Protocol::UDP, port)?;
+    // More than net.core.rmem_max becomes that; to go beyond it takes the first user namespace.
+    socket.set_recv_buffer_size(WAITING)?;
+    let socket = UdpSocket::from(socket);
     println!("{} {port}", super::LISTENING);
     let mut buffer = vec![0; LARGEST];
     loop {
