@@ -114,5 +114,8 @@ fn print_back(event: ClusterEvent, measured: &[Back]) -> bool {
         told(&used),
         proven.as_millis()
     );
+    for one in measured.iter().filter(|one| one.proven_for < PROVEN_FOR || one.changes_of_mind > 0) {
+        println!("    used without proof, or taken out again:\n      {}", one.story.join("\n      "));
+    }
     kept
 }

@@ -1,7 +1,7 @@
 //! A cluster dies at once with all its parts; new connections and names go elsewhere; it comes back, proves itself, and
 //! is used again.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -57,6 +57,8 @@ pub struct Back {
     pub used_after: Duration,
     /// How long a gateway of the client's cluster had reached it by then without a break.
     pub proven_for: Duration,
+    /// What gateways and node noted meanwhile, with when it was, seen from the moment of use.
+    pub story: Vec<String>,
     /// How often the client's node took it out again while it was watched.
     pub changes_of_mind: usize,
 }
@@ -130,18 +132,37 @@ impl<'a> ServedTwice<'a> {
         let (ready, (used, used_at)) = (ready.context("starting birch again")?, used?);
         std::thread::sleep(watched);
         let amber = self.clusters.amber.cluster();
-        let mut proven_for = Duration::ZERO;
+        let mut paths = Vec::new();
         for gateway in amber.gateways() {
-            let events = self.events_since(begun, Part::Gateway, gateway)?;
-            let up_since = paths_to_birch(events.iter().filter(|event| at(event) <= used_at)).into_values().min();
-            proven_for = proven_for.max(up_since.map(|since| used_at.saturating_sub(since)).unwrap_or_default());
+            let events = self.events_since(begun, Part::Gateway, gateway)?.into_iter();
+            paths.extend(events.map(|event| (gateway.node_name().to_owned(), event)));
         }
+        paths.sort_by_key(|(_, event)| at(event));
+        let before = paths.iter().filter(|(_, event)| at(event) <= used_at);
+        let reached = reached_since(before.map(|(gateway, event)| (gateway.as_str(), event)));
         let noted = self.events_since(begun, Part::Node, amber.worker()?)?;
+        let all = paths.iter().map(|(gateway, event)| (gateway.as_str(), event));
+        let all = all.chain(noted.iter().map(|event| ("worker", event)));
+        let mut story: Vec<(Duration, String)> = all
+            .map(|(host, event)| {
+                let text = |field: &str| event[field].as_str().unwrap_or_default();
+                (
+                    at(event),
+                    format!("{host}: {} {} → {} {}", text("subject"), text("before"), text("after"), text("reason")),
+                )
+            })
+            .chain([(used_at, "client: answered by birch".to_owned())])
+            .collect();
+        story.sort();
         birch.wait_until_ready(PATIENCE)?;
         self.wait_until_both_serve()?;
         Ok(Back {
             used_after: used.saturating_duration_since(ready),
-            proven_for,
+            proven_for: reached.map(|since| used_at.saturating_sub(since)).unwrap_or_default(),
+            story: story
+                .into_iter()
+                .map(|(when, what)| format!("{:>6} ms  {what}", milliseconds(when, used_at)))
+                .collect(),
             changes_of_mind: noted.iter().filter(|event| at(event) > used_at && takes_birch_out(event)).count(),
         })
     }
@@ -206,18 +227,27 @@ impl<'a> ServedTwice<'a> {
     }
 }
 
-/// Since when a gateway's paths to birch are up, for those that are after these events.
-fn paths_to_birch<'a>(events: impl Iterator<Item = &'a Value>) -> BTreeMap<&'a str, Duration> {
-    let mut up_since = BTreeMap::new();
-    for event in events {
+/// A moment as others see it, from another one on; negative before it.
+fn milliseconds(moment: Duration, from: Duration) -> i128 {
+    moment.as_millis().cast_signed() - from.as_millis().cast_signed()
+}
+
+/// Since when one path to birch or another was up without a break, after these events of the client's gateways in their
+/// order; `None` where none is up.
+fn reached_since<'a>(events: impl Iterator<Item = (&'a str, &'a Value)>) -> Option<Duration> {
+    let (mut up, mut since) = (BTreeSet::new(), None);
+    for (gateway, event) in events {
         let Some(path) = event["subject"].as_str().filter(|subject| subject.contains("→birch ")) else { continue };
         match (event["before"] == "Up", event["after"] == "Up") {
-            (false, true) => drop(up_since.insert(path, at(event))),
-            (true, false) => drop(up_since.remove(path)),
+            (false, true) => {
+                since = since.filter(|_| !up.is_empty()).or(Some(at(event)));
+                up.insert((gateway, path));
+            }
+            (true, false) => drop(up.remove(&(gateway, path))),
             _ => {}
         }
     }
-    up_since
+    since.filter(|_| !up.is_empty())
 }
 
 /// Whether the node found that packets do not reach birch, or gave its share of a service to others.
@@ -288,23 +318,28 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_proven_since_it_came_up_last_and_not_at_all_when_it_went_down_again() {
+    fn a_cluster_is_proven_since_it_was_last_reached_by_no_path_at_all() {
         let event = |subject: &str, after: &str, at: u64| {
             let before = if after == "Up" { "Down" } else { "Up" };
             json!({"subject": subject, "before": before, "after": after, "at": at})
         };
         let moved = json!({"subject": "path amber→birch gateway 0 lane 0", "before": "a", "after": "b", "at": 9});
+        let (zero, one) = ("path amber→birch gateway 0 lane 0", "path amber→birch gateway 1 lane 0");
         let events = [
-            event("path amber→birch gateway 0 lane 0", "Up", 1),
-            event("path amber→birch gateway 1 lane 0", "Up", 2),
-            event("path amber→cedar gateway 0 lane 0", "Up", 3),
-            event("path amber→birch gateway 1 lane 0", "Down", 4),
-            event("path amber→birch gateway 0 lane 0", "Down", 5),
-            event("path amber→birch gateway 0 lane 0", "Up", 6),
-            moved,
+            ("gateway", event(zero, "Up", 1)),
+            ("gateway2", event(zero, "Up", 2)),
+            ("gateway", event("path amber→cedar gateway 0 lane 0", "Up", 3)),
+            // The other gateway still reaches it.
+            ("gateway", event(zero, "Down", 4)),
+            ("gateway", event(one, "Up", 5)),
+            ("gateway2", event(zero, "Down", 6)),
+            ("gateway", moved),
+            ("gateway", event(one, "Down", 10)),
+            ("gateway2", event(one, "Up", 12)),
         ];
-        let up: Vec<_> = paths_to_birch(events.iter()).into_iter().collect();
-        assert_eq!(up, [("path amber→birch gateway 0 lane 0", Duration::from_millis(6))]);
+        let since = |count: usize| reached_since(events[..count].iter().map(|(gateway, event)| (*gateway, event)));
+        let at = |milliseconds| Some(Duration::from_millis(milliseconds));
+        assert_eq!([since(0), since(1), since(7), since(8), since(9)], [None, at(1), at(1), None, at(12)]);
     }
 
     #[test]
