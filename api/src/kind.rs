@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Namespace, Node, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -63,6 +63,9 @@ impl Kind for Node {
     const SCOPE: Scope = Scope::Cluster;
 }
 impl Kind for Secret {
+    const SCOPE: Scope = Scope::Namespaced;
+}
+impl Kind for ConfigMap {
     const SCOPE: Scope = Scope::Namespaced;
 }
 impl Kind for Lease {

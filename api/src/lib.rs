@@ -72,7 +72,7 @@ pub use tunnel_gateway::TunnelGateway;
 pub mod kubernetes {
     pub use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
     pub use k8s_openapi::api::core::v1::{
-        Namespace, Node, NodeAddress, NodeSpec, NodeStatus, Secret, Service, ServicePort, ServiceSpec,
+        ConfigMap, Namespace, Node, NodeAddress, NodeSpec, NodeStatus, Secret, Service, ServicePort, ServiceSpec,
     };
     pub use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
     pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, ObjectMeta, OwnerReference, Time};

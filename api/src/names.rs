@@ -110,6 +110,17 @@ pub fn agent_secret(agent: &str) -> alloc::string::String {
 pub const AGENT_KEY_DATA: &str = "key";
 /// The Lease of the controller replica that writes (DESIGN, decision 12).
 pub const CONTROLLER_LEASE: &str = "controller";
+/// The Secret with what all replicas of a controller on Kubernetes have in common: the cluster's identity, its epoch, the
+/// record signed last, what enrols agents. Its entries are named as the files in a controller's state folder.
+pub const IDENTITY_SECRET: &str = "cluster-identity";
+/// The ConfigMap that tells agents on Kubernetes which identity their controllers prove; they mount it.
+pub const AGENTS_CONFIG_MAP: &str = "agents";
+/// The entry of [`AGENTS_CONFIG_MAP`] that holds it, in the form of an enrolment file.
+pub const ENROLMENT_DATA: &str = "enrolment";
+/// Whom the tokens are for that agents on Kubernetes show their controllers: a token for the API server is none of them.
+pub const TOKEN_AUDIENCE: &str = "tombolo.dev";
+/// What the names of the agents' ServiceAccounts begin with; the role follows: `tombolo-node`.
+pub const SERVICE_ACCOUNTS: &str = "tombolo-";
 
 /// Ports, all changeable by flag or by [`LocalCluster`](crate::LocalCluster).
 pub mod ports {

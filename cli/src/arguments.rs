@@ -47,6 +47,8 @@ pub enum Command {
         #[command(flatten)]
         shown: Shown,
     },
+    /// Introduce two Kubernetes clusters to each other, and show what proves each step.
+    Join(JoinArguments),
     /// Take this cluster out for work: every member is asked to give it no new connections; established ones go on.
     Drain {
         #[command(subcommand)]
@@ -88,6 +90,8 @@ pub enum Command {
     },
     /// Show what was refused, by name, with addresses and ports.
     Refusals(Shown),
+    /// Put what a helper from outside needs into one archive, without secrets.
+    Gather(GatherArguments),
     /// Remove everything Tombolo made in this host's kernel, and restore the settings it changed.
     Cleanup {
         /// Say what would be removed, and remove nothing.
@@ -257,6 +261,48 @@ pub struct PartArguments {
     pub log_json: bool,
 }
 
+#[derive(Debug, Args)]
+pub struct GatherArguments {
+    /// The archive; `tombolo-<time>.tar.gz` in this folder where absent.
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// A cluster whose objects are wanted too, by its context in the kubeconfig. May be given several times.
+    #[arg(long = "context", value_name = "CONTEXT")]
+    pub contexts: Vec<String>,
+    /// Where the contexts are; as kubectl finds it where absent.
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// How far back events go: `15m`, `24h`.
+    #[arg(long, default_value = "24h", value_parser = crate::duration::parse)]
+    pub since: std::time::Duration,
+    #[command(flatten)]
+    pub shown: Shown,
+}
+
+#[derive(Debug, Args)]
+pub struct JoinArguments {
+    /// A context of the kubeconfig.
+    #[arg(value_name = "CONTEXT")]
+    pub one: String,
+    /// The context of another cluster.
+    #[arg(value_name = "OTHER")]
+    pub other: String,
+    /// Where the contexts are; as kubectl finds it where absent.
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Let prefixes overlap: each cluster sees the other's translated.
+    #[arg(long)]
+    pub allow_overlap: bool,
+    /// Say what would be written, and write nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How long to wait for the tunnels: `30s`, `5m`.
+    #[arg(long, default_value = "60s", value_parser = crate::duration::parse)]
+    pub wait: std::time::Duration,
+    #[command(flatten)]
+    pub shown: Shown,
+}
+
 /// How an agent finds its controller.
 #[derive(Clone, Debug, Args)]
 pub struct AgentArguments {
@@ -269,9 +315,13 @@ pub struct AgentArguments {
         value_delimiter = ','
     )]
     pub controllers: Vec<String>,
-    /// The enrolment file: `agents.key` out of the controller's state folder.
+    /// The enrolment file: `agents.key` out of the controller's state folder; on Kubernetes the entry of ConfigMap
+    /// `agents`.
     #[arg(long, env = "TOMBOLO_ENROLMENT", value_name = "FILE")]
     pub enrolment: PathBuf,
+    /// The ServiceAccount token to be let in by, on Kubernetes: audience `tombolo.dev`, bound to this pod.
+    #[arg(long, env = "TOMBOLO_SERVICE_ACCOUNT_TOKEN", value_name = "FILE")]
+    pub service_account_token: Option<PathBuf>,
     /// This host's name in the cluster; the kernel's host name where absent.
     #[arg(long = "name", env = "TOMBOLO_NODE", value_name = "NAME")]
     pub node: Option<String>,
@@ -331,12 +381,20 @@ pub struct NodeArguments {
     pub pod_prefixes: Vec<api::Prefix>,
 }
 
+/// Where a DNS server takes names from: a controller of Tombolo's, or an API server alone.
 #[derive(Debug, Args)]
 pub struct DnsArguments {
     #[command(flatten)]
     pub part: PartArguments,
     #[command(flatten)]
-    pub agent: AgentArguments,
+    pub agent: Option<AgentArguments>,
+    /// Answer from the ServiceImports and EndpointSlices of the Kubernetes API server of KUBECONFIG, or of the pod this
+    /// runs in, whoever wrote them. Without a controller nobody measures: every cluster counts as healthy.
+    #[arg(long, conflicts_with_all = ["controllers", "enrolment", "service_account_token"])]
+    pub kubernetes: bool,
+    /// The same with the Kubernetes API server that this file names.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["controllers", "enrolment", "service_account_token"])]
+    pub kubeconfig: Option<PathBuf>,
     /// Where to answer queries, UDP and TCP. May be given several times.
     #[arg(long, env = "TOMBOLO_DNS_LISTEN", default_values_t = [SocketAddr::from(([0u16; 8], 53))], value_name = "ADDRESS")]
     pub listen: Vec<SocketAddr>,

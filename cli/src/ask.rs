@@ -151,6 +151,16 @@ pub async fn readiness(run_dir: &Path, part: Part) -> Option<Result<(), String>>
     })
 }
 
+/// The metrics of `part`, as text; why not otherwise.
+pub async fn metrics(run_dir: &Path, part: Part) -> Result<String, String> {
+    match tokio::time::timeout(LIMIT, get(&part.socket(run_dir), "/metrics")).await {
+        Ok(Ok((200, body))) => Ok(body),
+        Ok(Ok((_, body))) => Err(body.trim().to_owned()),
+        Ok(Err(error)) => Err(format!("{error:#}")),
+        Err(_) => Err(format!("no answer within {} s", LIMIT.as_secs())),
+    }
+}
+
 async fn get(socket: &Path, path: &str) -> anyhow::Result<(u16, String)> {
     send(Method::GET, socket, path).await
 }

@@ -12,8 +12,10 @@ pub mod crds;
 pub mod drain;
 pub mod duration;
 pub mod exposition;
+pub mod gather;
 pub mod history;
 pub mod identity;
+pub mod join;
 pub mod keys;
 pub mod logging;
 pub mod names;
@@ -100,6 +102,8 @@ async fn execute(arguments: Arguments) -> anyhow::Result<Outcome> {
         Command::Ping { peer, shown } => path::ping(run_dir, &peer, shown.format).await,
         Command::Events { since, shown } => history::events(run_dir, since, shown.format).await,
         Command::Refusals(shown) => history::refusals(run_dir, shown.format).await,
+        Command::Join(arguments) => join::run(&arguments).await,
+        Command::Gather(arguments) => gather::run(run_dir, &arguments).await,
         Command::Crds => crds::print(),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "tombolo", &mut std::io::stdout());

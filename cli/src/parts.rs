@@ -50,8 +50,16 @@ pub async fn node(run_dir: &Path, arguments: NodeArguments) -> anyhow::Result<Ou
 pub async fn dns(run_dir: &Path, arguments: DnsArguments) -> anyhow::Result<Outcome> {
     crate::logging::start(arguments.part.log_json);
     let stop = stop_on_signals()?;
-    let host = Host::of(&arguments.agent, Vec::new(), Vec::new())?;
-    let started = start_dns(&arguments.part.state.join("dns"), &host, arguments.listen, &stop).await?;
+    let state = arguments.part.state.join("dns");
+    let started = match &arguments.agent {
+        Some(agent) => start_dns(&state, &Host::of(agent, Vec::new(), Vec::new())?, arguments.listen, &stop).await?,
+        None => {
+            let store = store::kubernetes::connect(arguments.kubeconfig.as_deref()).await?;
+            let config = dns::Config { listen: arguments.listen, imports_alone: true, ..dns::Config::default() };
+            let (surface, work) = dns::start(config, store, stop.clone()).await?;
+            Started { part: Part::Dns, surface, work }
+        }
+    };
     until_stopped(vec![started], run_dir, &arguments.part, stop).await
 }
 
@@ -73,6 +81,7 @@ pub async fn run(run_dir: &Path, arguments: RunArguments) -> anyhow::Result<Outc
     let agent = AgentArguments {
         controllers: vec![own.to_string()],
         enrolment: state.join("controller").join(ENROLMENT_FILE),
+        service_account_token: None,
         node: arguments.node,
     };
     let host = Host::of(&agent, arguments.addresses, arguments.pod_prefixes)?;
@@ -90,6 +99,7 @@ struct Host {
     name: String,
     controllers: Vec<String>,
     enrolment: PathBuf,
+    token: Option<PathBuf>,
     addresses: Vec<std::net::IpAddr>,
     pod_prefixes: Vec<api::Prefix>,
 }
@@ -110,7 +120,8 @@ impl Host {
         );
         let addresses = if addresses.is_empty() { addresses_towards(&agent.controllers) } else { addresses };
         let controllers = agent.controllers.clone();
-        Ok(Self { name, controllers, enrolment: agent.enrolment.clone(), addresses, pod_prefixes })
+        let (enrolment, token) = (agent.enrolment.clone(), agent.service_account_token.clone());
+        Ok(Self { name, controllers, enrolment, token, addresses, pod_prefixes })
     }
 
     /// The controllers' feed, for a part that keeps its own things in `state`.
@@ -119,6 +130,7 @@ impl Host {
         let store = feed::connect(feed::Config {
             controllers: self.controllers.clone(),
             enrolment: self.enrolment.clone(),
+            token: self.token.clone(),
             identity: state.join("identity.key"),
             cache: state.join("feed"),
             role,
@@ -160,7 +172,9 @@ async fn start_controller(
     listen: std::net::SocketAddr,
     stop: &CancellationToken,
 ) -> anyhow::Result<Started> {
-    let config = controller::Config { listen, state: state.to_path_buf(), ..controller::Config::default() };
+    let on_kubernetes = objects.manifests.is_none();
+    let config =
+        controller::Config { listen, state: state.to_path_buf(), on_kubernetes, ..controller::Config::default() };
     let Some(manifests) = objects.manifests else {
         let store = store::kubernetes::connect(objects.kubeconfig.as_deref()).await?;
         let (surface, work) = controller::start(config, store, stop.clone()).await?;

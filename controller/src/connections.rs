@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use api::ClusterId;
 use api::keys::IdentityKey;
-use api::member_record::SignedRecord;
+use api::kubernetes::{ObjectMeta, Secret};
+use api::member_record::{MemberRecord, SignedRecord};
 use api::report::{OrderReport, RefusalReport};
 use api::time::Instant;
 use controller_core::conversation::ImportHeard;
@@ -42,6 +43,18 @@ pub(crate) enum Message {
     },
     /// Somebody wrote into the Secret of a slot.
     KeysChanged,
+    /// What the replicas share is this now; nothing where it is gone.
+    SharedState(Option<Box<Secret>>),
+    /// What they share was written, with a record that was signed for it.
+    Published {
+        record: Option<Box<(SignedRecord, MemberRecord)>>,
+        result: Result<Box<ObjectMeta>, store::Error>,
+    },
+    /// Agents were told which identity their controllers prove.
+    AgentsTold {
+        controller: IdentityKey,
+        result: Result<(), store::Error>,
+    },
     /// The old keys of a slot were taken away, or why not; without whom that was done.
     Retired {
         slot: u16,

@@ -12,6 +12,7 @@ use crate::owner::{KEYS_RETRY, Owner};
 impl Owner {
     /// Makes the identity that comes after this one; false where there is one already.
     pub(crate) fn begin_identity(&mut self) -> Result<bool> {
+        self.check_may_change()?;
         let cluster = self.engine.cluster_id().cloned();
         let cluster = cluster.context("there is no LocalCluster: write one that says what this cluster is")?;
         let shown = self.shared.keys.shown();
@@ -24,8 +25,18 @@ impl Owner {
         Ok(true)
     }
 
+    fn check_may_change(&self) -> Result<()> {
+        anyhow::ensure!(
+            self.may_change_state(),
+            "another replica writes: ask that one; 'kubectl get lease -n {} {}' names it",
+            api::names::SYSTEM_NAMESPACE,
+            api::names::CONTROLLER_LEASE
+        );
+        Ok(())
+    }
+
     pub(crate) fn retire_identity_when_due(&mut self) {
-        if self.identity_retry.is_some_and(|retry| retry > Deadline::now()) {
+        if !self.may_change_state() || self.identity_retry.is_some_and(|retry| retry > Deadline::now()) {
             return;
         }
         let rotation = self.engine.identity_rotation(clock::wall());
@@ -40,6 +51,7 @@ impl Owner {
     /// Puts the next identity in the place of the current one; false where there is none. `without` are the peers that
     /// do not trust it yet, where it is not the operator who wants it.
     pub(crate) fn retire_identity(&mut self, without: Option<&[String]>) -> Result<bool> {
+        self.check_may_change()?;
         // All that can fail before the one write after which there is no way back.
         let Some(next) = self.engine.identity().next else { return Ok(false) };
         let held = self.next_identity.take_if(|held| held.public() == next.key);

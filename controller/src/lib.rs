@@ -11,7 +11,9 @@
 //! | `keys` | the keys that are handed out |
 //! | `own_keys`, `identity_change` | the cluster's identity, and how another takes its place |
 //! | `orders` | what the operator orders → the store |
+//! | `roster` | who is a peer |
 //! | `state_files` | what is kept on disk |
+//! | `shared_state`, `replicas` | which of it all replicas share on Kubernetes, in a Secret, and who writes that |
 //! | `surface`, `metrics` | what the operator sees |
 //!
 //! Connections never touch the engine: they tell and ask its owner (`connections`).
@@ -29,6 +31,9 @@ mod metrics;
 mod orders;
 mod own_keys;
 mod owner;
+mod replicas;
+mod roster;
+mod shared_state;
 mod state_files;
 mod surface;
 mod watches;
@@ -55,6 +60,7 @@ use crate::connections::{Refusals, Roster, Shared, Turns};
 use crate::lease::Leadership;
 use crate::own_keys::{OwnKeys, Shown};
 use crate::owner::Owner;
+use crate::replicas::Replicas;
 use crate::state_files::StateFiles;
 use crate::surface::ControllerSurface;
 
@@ -72,6 +78,9 @@ pub struct Config {
     pub state: PathBuf,
     /// Tells replicas apart in the Lease: the same after a restart, another for each replica.
     pub replica: String,
+    /// Whether the store is a Kubernetes API server: then the identity and all that goes with it are in a Secret that
+    /// replicas share, and Nodes are their kubelets'. Else all is on this disk, and there is one controller.
+    pub on_kubernetes: bool,
     /// How much each peer may say.
     pub bounds: Bounds,
 }
@@ -84,6 +93,7 @@ impl Default for Config {
             control_socket: None,
             state: PathBuf::from("state"),
             replica: host.unwrap_or_else(|_| "controller".into()),
+            on_kubernetes: false,
             bounds: Bounds::default(),
         }
     }
@@ -98,6 +108,10 @@ pub async fn start(
     stop: CancellationToken,
 ) -> Result<(Arc<dyn Surface>, JoinHandle<Result<()>>)> {
     let files = StateFiles::open(&config.state)?;
+    let replicas = match config.on_kubernetes {
+        true => Some(Replicas::new(shared_state::begin(&store, &files, &stop).await?)),
+        false => None,
+    };
     let membership = files.membership()?;
     let own_keys::Found { current: identity, next: next_identity, own } = own_keys::load(&files, &membership)?;
     let enrolment = feed::Enrolment::load_or_create(files.enrolment_file(), own.current)?;
@@ -109,16 +123,24 @@ pub async fn start(
     let (inbox, messages) = mpsc::unbounded_channel();
     let (seen, mut agents_seen) = mpsc::unbounded_channel();
     let (roster_out, roster) = watch::channel(Arc::new(Roster::new()));
-    let engine = Engine::new(
+    let mut engine = Engine::new(
         own.clone(),
         membership.epoch.clone(),
         owner::last_record(&membership),
         config.bounds,
         clock::now(),
     );
+    let (served, ahead) = if config.on_kubernetes {
+        engine.leave_nodes_to_kubelets();
+        engine.go_ahead();
+        let (served, ahead) = store::ahead::open(&store);
+        (served, Some(ahead))
+    } else {
+        (store.clone(), None)
+    };
     let refusals = Arc::new(Refusals::default());
     let denials = refusals.clone();
-    let feed = feed::Server::new(store.clone(), enrolment, seen)
+    let feed = feed::Server::new(served, enrolment, seen)
         .after(own.taken().to_vec())
         .on_denial(move |agent, denial| denials.count(denial.name(), "", &format!("{} {}", agent.role, agent.name)));
     let shared = Arc::new(Shared {
@@ -141,6 +163,8 @@ pub async fn start(
         files,
         membership,
         next_identity,
+        replicas,
+        ahead,
         store.clone(),
         leadership.clone(),
         shared.clone(),

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use api::ClusterId;
-use api::cluster_peer::PeerState;
-use api::keys::IdentityKey;
+use api::kubernetes::EndpointSlice;
 use api::member_record::SignedRecord;
 use controller_core::Engine;
 use controller_core::conversation::ImportHeard;
@@ -16,8 +15,9 @@ use controller_core::plan::{Outcome, Subject};
 use controller_core::recall::{Recall, Remembered};
 use controller_core::rotation::Rotation;
 use identity::Identity;
-use store::Store;
+use store::ahead::Ahead;
 use store::feed::{AgentSeen, Role};
+use store::{ObjectKey, Store};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant as Deadline;
@@ -27,6 +27,7 @@ use crate::delays::Delays;
 use crate::identity_change;
 use crate::keys::{self, KeyError};
 use crate::lease::Leadership;
+use crate::replicas::Replicas;
 use crate::state_files::{Membership, StateFiles};
 use crate::surface::{AgentState, ControllerSurface};
 use crate::writer::{Done, Writer};
@@ -50,13 +51,17 @@ pub(crate) struct Owner {
     /// While the identity is replaced: the one that comes.
     pub(crate) next_identity: Option<Identity>,
     pub(crate) identity_retry: Option<Deadline>,
+    /// What replicas share, where there may be several.
+    pub(crate) replicas: Option<Replicas>,
+    /// What agents are shown before it is written.
+    ahead: Option<Ahead<EndpointSlice>>,
     pub(crate) store: Store,
     pub(crate) writer: Writer,
     pub(crate) leadership: Leadership,
     pub(crate) shared: Arc<Shared>,
     pub(crate) surface: Arc<ControllerSurface>,
     pub(crate) roster: watch::Sender<Arc<Roster>>,
-    told: broadcast::Sender<Told>,
+    pub(crate) told: broadcast::Sender<Told>,
     agents: BTreeMap<(Role, String), AgentState>,
     /// When what each peer said is to be kept on disk.
     unsaved: BTreeMap<ClusterId, Deadline>,
@@ -69,7 +74,7 @@ pub(crate) struct Owner {
     led: bool,
     delays: Delays,
     /// The version of each ClusterPeer that was read, and the generation of the record in it.
-    records_read: BTreeMap<ClusterId, (Option<String>, Option<u64>)>,
+    pub(crate) records_read: BTreeMap<ClusterId, (Option<String>, Option<u64>)>,
     /// The revision of [`Recall`] that is on disk, and when a newer one may be written.
     recall_kept: (u64, Deadline),
 }
@@ -81,6 +86,8 @@ impl Owner {
         files: StateFiles,
         membership: Membership,
         next_identity: Option<Identity>,
+        replicas: Option<Replicas>,
+        ahead: Option<Ahead<EndpointSlice>>,
         store: Store,
         leadership: Leadership,
         shared: Arc<Shared>,
@@ -93,6 +100,8 @@ impl Owner {
             membership,
             next_identity,
             identity_retry: None,
+            replicas,
+            ahead,
             writer: Writer::new(store.clone(), leadership.clone()),
             store,
             leadership,
@@ -128,10 +137,10 @@ impl Owner {
             tokio::select! {
                 message = inbox.recv() => {
                     let Some(message) = message else { break };
-                    self.take(message);
+                    self.take(message)?;
                     for _ in 0..AT_ONCE {
                         let Ok(message) = inbox.try_recv() else { break };
-                        self.take(message);
+                        self.take(message)?;
                     }
                 }
                 Some(saved) = self.saving.join_next() => self.saved(saved),
@@ -153,7 +162,8 @@ impl Owner {
         Ok(())
     }
 
-    fn take(&mut self, message: Message) {
+    /// Fails where the controller cannot go on.
+    fn take(&mut self, message: Message) -> Result<()> {
         let (now, wall) = (clock::now(), clock::wall());
         match message {
             Message::Observed(step) => step(&mut self.engine, now, wall),
@@ -167,6 +177,9 @@ impl Owner {
                 }
             },
             Message::KeysChanged => self.keys_for = None,
+            Message::SharedState(secret) => self.take_shared(secret.map(|secret| *secret))?,
+            Message::Published { record, result } => self.published(record.map(|it| *it), result.map(|it| *it)),
+            Message::AgentsTold { controller, result } => self.agents_told(controller, result),
             Message::Retired { slot, result, without } => self.retired(slot, result, &without),
             Message::Finished { subject, done, seconds } => {
                 self.surface.worked(subject.kind(), seconds);
@@ -229,6 +242,7 @@ impl Owner {
                 self.engine.set_synced(&peer, Some(reason), now, wall);
             }
         }
+        Ok(())
     }
 
     /// Takes in what a peer said, and how the conversation goes on.
@@ -355,6 +369,7 @@ impl Owner {
         self.settle_record();
         self.settle_roster();
         self.settle_records();
+        self.show_ahead();
         if self.leadership.may_write() {
             if !self.led {
                 self.engine.mark_all();
@@ -377,6 +392,16 @@ impl Owner {
         self.delays.keep(|service| engine.is_due(&Subject::Service(service.clone())));
         self.save();
         self.save_recall();
+    }
+
+    /// Shows agents what the store does not say yet, or cannot be told.
+    fn show_ahead(&mut self) {
+        let Some(ahead) = &self.ahead else { return };
+        for (service, slices) in self.engine.ahead() {
+            let slices =
+                slices.into_iter().map(|(key, slice)| (ObjectKey::new(Some(&key.namespace), &key.name), slice));
+            ahead.show(&service.to_string(), slices.collect());
+        }
     }
 
     /// Makes the slots' keys where this replica writes, and reads them where it does not.
@@ -443,9 +468,13 @@ impl Owner {
         }
     }
 
-    /// Signs our record when it says something new. On disk before anybody hears of it: a generation is used once.
+    /// Signs our record when it says something new. Kept before anybody hears of it: a generation is used once.
     fn settle_record(&mut self) {
-        let Some(record) = self.engine.unsigned_record() else { return };
+        let unsigned = self.engine.unsigned_record();
+        if self.replicas.is_some() {
+            return self.settle_shared(unsigned);
+        }
+        let Some(record) = unsigned else { return };
         let signed = self.shared.keys.shown().identity.sign_record(&record);
         let membership = Membership { record: Some(signed.clone()), ..self.membership.clone() };
         if let Err(error) = self.files.keep_membership(&membership) {
@@ -456,52 +485,6 @@ impl Owner {
         self.membership = membership;
         let _ = self.told.send(Told::Records(vec![signed.clone()]));
         self.engine.set_own_record(signed, record);
-    }
-
-    fn settle_roster(&mut self) {
-        let own = self.engine.cluster_id();
-        let active = self.engine.peers().filter(|peer| peer.state() != PeerState::Blocked);
-        let fresh: Roster = active
-            .filter_map(|peer| {
-                let id = ClusterId::new(peer.metadata.name.as_deref()?).ok().filter(|id| Some(id) != own)?;
-                let identities = self.engine.identities_of(&id)?;
-                Some((id, identities))
-            })
-            .collect();
-        let held = self.roster.borrow().clone();
-        for (peer, before) in held.iter() {
-            let names = |keys: &[IdentityKey]| keys.iter().map(IdentityKey::fingerprint).collect::<Vec<_>>().join(", ");
-            if let Some(after) = fresh.get(peer).filter(|after| *after != before) {
-                self.surface.event(format!("identity of {peer}"), &names(before), &names(after), "");
-            }
-        }
-        self.roster.send_if_modified(|held| {
-            let changed = **held != fresh;
-            if changed {
-                *held = Arc::new(fresh);
-            }
-            changed
-        });
-    }
-
-    /// Which generation of each peer's record is in force. A record is read once for each version of its object: its
-    /// signature is verified, which is not for free.
-    fn settle_records(&mut self) {
-        let before = std::mem::take(&mut self.records_read);
-        for peer in self.engine.peers() {
-            let Some(id) = peer.metadata.name.as_deref().and_then(|name| ClusterId::new(name).ok()) else { continue };
-            let version = peer.metadata.resource_version.clone();
-            let read = match before.get(&id) {
-                Some((known, generation)) if *known == version => *generation,
-                _ => peer.newest_record().map(|record| record.generation),
-            };
-            self.records_read.insert(id, (version, read));
-        }
-        if self.records_read != before {
-            let read = self.records_read.iter();
-            let in_force = read.filter_map(|(id, (_, generation))| Some((id.clone(), (*generation)?))).collect();
-            self.shared.records.send_replace(in_force);
-        }
     }
 
     /// Keeps on disk what is due, beside the work.

@@ -10,6 +10,8 @@
 //! | `journal/` | transitions (`store::journal`) |
 //! | `peers/<cluster>.json` | what a peer advertised last, with the token to resume by |
 //!
+//! Replicas of a controller on Kubernetes share the first four (`shared_state`).
+//!
 //! Every file is written beside, synced and renamed, so a kill at any moment leaves the old or the new one.
 
 use std::fs::{self, DirBuilder, File};
@@ -28,6 +30,11 @@ use serde::{Deserialize, Serialize};
 
 /// The largest file that is read: the bytes one peer may say, as JSON with keys and room to spare.
 const MAX_FILE_BYTES: u64 = 256 << 20;
+
+pub(crate) const IDENTITY_FILE: &str = "identity.key";
+pub(crate) const NEXT_IDENTITY_FILE: &str = "identity.next.key";
+pub(crate) const AGENTS_FILE: &str = "agents.key";
+pub(crate) const MEMBERSHIP_FILE: &str = "membership.json";
 
 /// Bytes of randomness in an epoch: two installations never have the same.
 const EPOCH_BYTES: usize = 16;
@@ -76,10 +83,10 @@ impl StateFiles {
     }
 
     pub(crate) fn identity_file(&self) -> PathBuf {
-        self.folder.join("identity.key")
+        self.folder.join(IDENTITY_FILE)
     }
     pub(crate) fn next_identity_file(&self) -> PathBuf {
-        self.folder.join("identity.next.key")
+        self.folder.join(NEXT_IDENTITY_FILE)
     }
     /// Puts the next identity in the place of the current one. The old key is gone then.
     pub(crate) fn promote_identity(&self) -> Result<()> {
@@ -91,13 +98,28 @@ impl StateFiles {
         self.folder.join("journal")
     }
     pub(crate) fn enrolment_file(&self) -> PathBuf {
-        self.folder.join("agents.key")
+        self.folder.join(AGENTS_FILE)
+    }
+
+    pub(crate) fn exists(&self, name: &str) -> bool {
+        self.folder.join(name).exists()
+    }
+    /// A small file; none where it is not there.
+    pub(crate) fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        read(&self.folder.join(name))
+    }
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        write(&self.folder.join(name), bytes)
+    }
+    pub(crate) fn remove(&self, name: &str) {
+        // Absent is as good as deleted.
+        let _ = fs::remove_file(self.folder.join(name));
     }
 
     /// The membership; a new epoch where there is none. A file that cannot be read stops the start: going on with a
     /// new epoch would look like a rebuilt cluster to every peer.
     pub(crate) fn membership(&self) -> Result<Membership> {
-        let path = self.folder.join("membership.json");
+        let path = self.folder.join(MEMBERSHIP_FILE);
         if let Some(bytes) = read(&path)? {
             return serde_json::from_slice(&bytes).with_context(|| {
                 format!("{} is broken: restore it, or delete it to appear as a rebuilt cluster", path.display())
@@ -120,7 +142,7 @@ impl StateFiles {
     }
 
     pub(crate) fn keep_membership(&self, membership: &Membership) -> Result<()> {
-        write(&self.folder.join("membership.json"), &serde_json::to_vec_pretty(membership)?)
+        write(&self.folder.join(MEMBERSHIP_FILE), &serde_json::to_vec_pretty(membership)?)
     }
 
     /// What peers remember of our exports. A broken file is named and left out: what a peer still remembers it says

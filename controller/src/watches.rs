@@ -47,8 +47,8 @@ fn follow<K: Kind>(
     });
 }
 
-/// Says that the keys of a slot may be others than they were.
-fn follow_keys(tasks: &mut JoinSet<()>, store: &Store, shared: &Arc<Shared>) {
+/// Says that the keys of a slot may be others than they were, and what the replicas share.
+fn follow_secrets(tasks: &mut JoinSet<()>, store: &Store, shared: &Arc<Shared>) {
     let (mut watch, inbox, stop) = (store.watch::<Secret>(), shared.inbox.clone(), shared.stop.clone());
     tasks.spawn(async move {
         loop {
@@ -56,15 +56,29 @@ fn follow_keys(tasks: &mut JoinSet<()>, store: &Store, shared: &Arc<Shared>) {
                 event = watch.next() => event,
                 () = stop.cancelled() => None,
             };
-            let concerns = match event {
-                None => return,
-                Some(Event::Reset(_)) => true,
-                Some(Event::Applied(secret) | Event::Deleted(secret)) => {
-                    secret.metadata.name.is_some_and(|name| name.starts_with(names::SLOT_SECRETS))
-                }
+            let Some(event) = event else { return };
+            let is_shared = |secret: &Secret| {
+                let metadata = &secret.metadata;
+                metadata.name.as_deref() == Some(names::IDENTITY_SECRET)
+                    && metadata.namespace.as_deref() == Some(names::SYSTEM_NAMESPACE)
             };
-            if concerns && inbox.send(Message::KeysChanged).is_err() {
-                return;
+            let is_slots = |secret: &Secret| {
+                secret.metadata.name.as_ref().is_some_and(|name| name.starts_with(names::SLOT_SECRETS))
+            };
+            let messages = match event {
+                Event::Reset(all) => {
+                    let shared = all.into_iter().find(is_shared).map(Box::new);
+                    vec![Message::KeysChanged, Message::SharedState(shared)]
+                }
+                Event::Applied(secret) if is_shared(&secret) => vec![Message::SharedState(Some(Box::new(secret)))],
+                Event::Deleted(secret) if is_shared(&secret) => vec![Message::SharedState(None)],
+                Event::Applied(secret) | Event::Deleted(secret) if is_slots(&secret) => vec![Message::KeysChanged],
+                _ => Vec::new(),
+            };
+            for message in messages {
+                if inbox.send(message).is_err() {
+                    return;
+                }
             }
         }
     });
@@ -74,7 +88,7 @@ fn follow_keys(tasks: &mut JoinSet<()>, store: &Store, shared: &Arc<Shared>) {
 pub(crate) fn follow_all(store: &Store, shared: &Arc<Shared>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     let t = &mut tasks;
-    follow_keys(t, store, shared);
+    follow_secrets(t, store, shared);
     follow::<LocalCluster>(t, store, shared, |engine, step, now, wall| engine.observe_local_cluster(step, now, wall));
     follow::<ClusterPeer>(t, store, shared, |engine, step, now, wall| engine.observe_peers(step, now, wall));
     follow::<ClusterMember>(t, store, shared, |engine, step, _, _| engine.observe_members(step));

@@ -72,6 +72,7 @@ fn agent(cluster: &Cluster) -> Store {
     let config = feed::Config {
         controllers: vec![format!("unix:{}", cluster.socket().display())],
         enrolment: cluster.path("copied.key"),
+        token: None,
         identity: cluster.path("agent.key"),
         cache: cluster.path("agent-cache"),
         role: Role::Node,

@@ -72,6 +72,7 @@ async fn a_node_agent_gets_its_node_object_and_its_key_and_the_slots_theirs() {
     let agent = feed::connect(feed::Config {
         controllers: vec![format!("unix:{}", amber.socket().display())],
         enrolment,
+        token: None,
         identity: amber.path("agent.key"),
         cache: amber.path("agent-cache"),
         role: Role::Node,

@@ -31,6 +31,8 @@ pub(crate) struct Keeper {
     pub(crate) shown: Arc<ArcSwap<Shown>>,
     pub(crate) targets: watch::Sender<Targets>,
     pub(crate) health_port: u16,
+    /// Whether no other kinds are followed.
+    pub(crate) imports_alone: bool,
 }
 
 impl Keeper {
@@ -41,7 +43,10 @@ impl Keeper {
         mut reports: mpsc::Receiver<News>,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
-        let mut changes = follow(&store);
+        let mut changes = follow(&store, self.imports_alone);
+        if self.imports_alone {
+            self.view.apply(Change::Local(Event::Reset(Vec::new())), clock::now());
+        }
         let mut zone_since = None;
         loop {
             let now = clock::now();
@@ -109,10 +114,13 @@ impl Keeper {
 }
 
 /// Follows every kind the zone is made of; all changes come out of one channel.
-fn follow(store: &Store) -> mpsc::Receiver<Change> {
+fn follow(store: &Store, imports_alone: bool) -> mpsc::Receiver<Change> {
     let (sender, receiver) = mpsc::channel(WAITING);
     pass_on(store.watch(), Change::Import, &sender);
     pass_on(store.watch(), Change::Slice, &sender);
+    if imports_alone {
+        return receiver;
+    }
     pass_on(store.watch(), Change::Local, &sender);
     pass_on(store.watch(), Change::Peer, &sender);
     pass_on(store.watch(), Change::Gateway, &sender);

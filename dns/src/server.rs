@@ -47,6 +47,9 @@ pub struct Config {
     pub tcp: TcpLimits,
     /// The UDP port on which gateways tell health.
     pub health_port: u16,
+    /// Whether ServiceImports and EndpointSlices are all there is, as beside another implementation's controller: nothing
+    /// else is waited for, nobody measures, every cluster is in service.
+    pub imports_alone: bool,
 }
 
 impl Default for Config {
@@ -59,6 +62,7 @@ impl Default for Config {
             workers: None,
             tcp: TcpLimits::default(),
             health_port: names::ports::HEALTH,
+            imports_alone: false,
         }
     }
 }
@@ -130,7 +134,8 @@ fn follow(
     let (targets, asked) = watch::channel(Targets::default());
     let (told, reports) = mpsc::channel(WAITING_REPORTS);
     let prober = Prober::new(config.agent.clone(), asked, told);
-    let keeper = Keeper { view, zone, shown, targets, health_port: config.health_port };
+    let keeper =
+        Keeper { imports_alone: config.imports_alone, view, zone, shown, targets, health_port: config.health_port };
     let prober_stop = stop.clone();
     tasks.spawn(async move {
         prober.run(prober_stop).await;

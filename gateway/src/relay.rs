@@ -5,7 +5,9 @@
 //! the peer's gateway dials here goes to one of our controllers. TLS ends in the controllers: nothing can be read or
 //! forged here.
 
+mod calls;
 mod dialler;
+mod replicas;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -19,7 +21,8 @@ use api::names::ports::CONTROL_RELAY;
 use arc_swap::ArcSwap;
 use gateway_core::roster::Roster;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::Config;
 use crate::control::Control;
@@ -54,8 +57,8 @@ pub(crate) struct Relay {
     callers: Arc<Callers>,
     counters: Arc<RelayCounters>,
     listener: JoinHandle<()>,
-    dialler: Dialler,
-    dialling: BTreeMap<(ClusterId, String), AbortHandle>,
+    calls: JoinHandle<()>,
+    peers: watch::Sender<Vec<ClusterId>>,
 }
 
 impl Relay {
@@ -66,23 +69,18 @@ impl Relay {
         control: &Control,
         roster: &Roster,
     ) -> Result<Self> {
-        let controllers: Arc<[String]> = config.controllers.clone().into();
+        let controllers = replicas::follow(config.controllers.clone());
         let counters = Arc::new(RelayCounters::default());
         let callers = Arc::new(Callers::from_pointee(callers_of(roster)));
         // With one lane everything comes by one device, and the listener need not hear any other.
         let device = if let [only] = lanes { Some(only.tun.name()) } else { None };
         let listener = listen(plan.control_address, device)?;
-        let listener =
-            tokio::spawn(accept(listener, Arc::clone(&callers), Arc::clone(&controllers), Arc::clone(&counters)));
-        let dialler = Dialler {
-            own: plan.control_address,
-            controllers,
-            reachable: control.reachable(),
-            counters: Arc::clone(&counters),
-        };
-        let mut relay = Self { callers, counters, listener, dialler, dialling: BTreeMap::new() };
-        relay.configure(roster);
-        Ok(relay)
+        let listener = tokio::spawn(accept(listener, Arc::clone(&callers), controllers.clone(), Arc::clone(&counters)));
+        let dialler =
+            Dialler { own: plan.control_address, reachable: control.reachable(), counters: Arc::clone(&counters) };
+        let (peers, wanted) = watch::channel(peers_of(roster));
+        let calls = tokio::spawn(calls::keep(dialler, wanted, controllers));
+        Ok(Self { callers, counters, listener, calls, peers })
     }
 
     pub(crate) fn counters(&self) -> Arc<RelayCounters> {
@@ -90,35 +88,22 @@ impl Relay {
     }
 
     /// Dials for peers that are new, stops for those that are gone.
-    pub(crate) fn configure(&mut self, roster: &Roster) {
-        let callers = callers_of(roster);
-        let peers: Vec<ClusterId> = roster.topology.peers.iter().map(|peer| peer.id.clone()).collect();
-        self.callers.store(Arc::new(callers));
-        self.dialling.retain(|(peer, _), task| {
-            let stays = peers.contains(peer);
-            if !stays {
-                task.abort();
-            }
-            stays
-        });
-        for peer in peers {
-            for controller in self.dialler.controllers.iter() {
-                let dialler = self.dialler.clone();
-                let key = (peer.clone(), controller.clone());
-                self.dialling.entry(key).or_insert_with_key(|(peer, controller)| {
-                    let (peer, controller) = (peer.clone(), controller.clone());
-                    tokio::spawn(async move { dialler.keep_dialling(&peer, &controller).await }).abort_handle()
-                });
-            }
-        }
+    pub(crate) fn configure(&self, roster: &Roster) {
+        self.callers.store(Arc::new(callers_of(roster)));
+        self.peers.send_replace(peers_of(roster));
     }
 
     pub(crate) async fn stop(self) {
         self.listener.abort();
-        self.dialling.values().for_each(AbortHandle::abort);
+        self.calls.abort();
         // The listener's address goes away with the device; it must not hold the port then.
         let _ = self.listener.await;
+        let _ = self.calls.await;
     }
+}
+
+fn peers_of(roster: &Roster) -> Vec<ClusterId> {
+    roster.topology.peers.iter().map(|peer| peer.id.clone()).collect()
 }
 
 fn callers_of(roster: &Roster) -> BTreeMap<Ipv6Addr, ClusterId> {
@@ -144,7 +129,7 @@ fn listen(own: Ipv6Addr, device: Option<&str>) -> Result<TcpListener> {
 async fn accept(
     listener: TcpListener,
     callers: Arc<Callers>,
-    controllers: Arc<[String]>,
+    controllers: watch::Receiver<Arc<[String]>>,
     counters: Arc<RelayCounters>,
 ) {
     let open: Arc<Mutex<BTreeMap<ClusterId, usize>>> = Arc::default();
@@ -167,7 +152,7 @@ async fn accept(
         };
         counters.accepted.fetch_add(1, Ordering::Relaxed);
         turn += 1;
-        let order: Vec<String> = rotated(&controllers, turn);
+        let order: Vec<String> = rotated(&controllers.borrow(), turn);
         let counters = Arc::clone(&counters);
         tokio::spawn(async move {
             for controller in order {

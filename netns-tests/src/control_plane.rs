@@ -24,6 +24,22 @@ const START_LIMIT: Duration = Duration::from_secs(90);
 const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// Writes a kubeconfig with a context for each control plane, by which its admin asks.
+pub fn write_contexts(file: &Path, servers: &[(&str, &ApiServer)]) -> Result<()> {
+    let mut all =
+        serde_json::json!({"apiVersion": "v1", "kind": "Config", "clusters": [], "users": [], "contexts": []});
+    for (name, server) in servers {
+        let own: Value = serde_json::from_str(&fs::read_to_string(server.admin_kubeconfig())?)?;
+        let list = |all: &mut Value, field: &str, entry: Value| {
+            all[field].as_array_mut().into_iter().for_each(|entries| entries.push(entry.clone()));
+        };
+        list(&mut all, "clusters", serde_json::json!({"name": name, "cluster": own["clusters"][0]["cluster"]}));
+        list(&mut all, "users", serde_json::json!({"name": name, "user": own["users"][0]["user"]}));
+        list(&mut all, "contexts", serde_json::json!({"name": name, "context": {"cluster": name, "user": name}}));
+    }
+    fs::write(file, all.to_string()).with_context(|| format!("writing {}", file.display()))
+}
+
 /// A control plane that runs on a node. Clones mean the same one.
 #[derive(Clone)]
 pub struct ApiServer(Arc<Inner>);
@@ -120,6 +136,13 @@ impl ApiServer {
         self.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", &file.display().to_string()]).map(|_| ())
     }
 
+    /// Applies one object, or a List of them. `name` tells its file from others.
+    pub fn apply(&self, name: &str, object: &Value) -> Result<()> {
+        let file = self.0.plane.folder().join(format!("{name}.json"));
+        fs::write(&file, object.to_string())?;
+        self.apply_file(&file)
+    }
+
     /// Deletes what a file of manifests names.
     pub fn delete_file(&self, file: &Path) -> Result<()> {
         self.kubectl(&["delete", "--ignore-not-found", "-f", &file.display().to_string()]).map(|_| ())
@@ -128,13 +151,11 @@ impl ApiServer {
     /// Installs the kinds of Tombolo and its namespace, and waits until they are served.
     pub fn install_kinds(&self) -> Result<()> {
         let definitions: Vec<Value> = api::definitions::all()?;
-        let file = self.0.plane.folder().join("kinds.json");
         let namespace =
             serde_json::json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "tombolo-system"}});
         let items: Vec<Value> = definitions.into_iter().chain([namespace]).collect();
         let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": items});
-        fs::write(&file, list.to_string())?;
-        self.apply_file(&file)?;
+        self.apply("kinds", &list)?;
         self.kubectl(&["wait", "--for=condition=Established", "--timeout=20s", "customresourcedefinitions", "--all"])
             .map(|_| ())
     }

@@ -1,5 +1,7 @@
 //! Tombolo in a cluster of the world: a folder of manifests, and every part a child process on its node.
 //!
+//! On Kubernetes the place of the folder is an API server's, and agents enrol by ServiceAccount tokens.
+//!
 //! The gateway node runs controller, gateway, node agent and DNS; every other node runs the agent, and what the plan of
 //! its cluster puts there. What is written here is what `docs/plain-hosts.md` tells an operator to write.
 
@@ -39,6 +41,8 @@ struct Inner {
     folder: PathBuf,
     /// Where its objects are, if not in the folder of manifests.
     api_server: Option<ApiServer>,
+    /// Controllers, each on a node of its own.
+    replicas: usize,
     /// By part and node: `gateway` of `gateway2` is `gateway2/gateway`.
     processes: Mutex<BTreeMap<String, Process>>,
 }
@@ -51,18 +55,25 @@ impl Deployment {
 
     /// The same with a LocalCluster of the test's own making.
     pub fn prepare_with(cluster: &Cluster, local: &manifest::LocalCluster) -> Result<Self> {
-        Self::prepare_in(cluster, local, None)
+        Self::prepare_in(cluster, local, None, 1)
     }
 
-    /// The same with an API server, which knows the kinds of Tombolo, in the place of the folder.
-    pub fn prepare_on(cluster: &Cluster, api_server: &ApiServer) -> Result<Self> {
-        Self::prepare_in(cluster, &manifest::LocalCluster::of(cluster), Some(api_server.clone()))
+    /// The same with an API server, which knows the kinds of Tombolo, in the place of the folder, and with controllers on
+    /// the cluster's first nodes.
+    pub fn prepare_on(cluster: &Cluster, api_server: &ApiServer, replicas: usize) -> Result<Self> {
+        cluster.nodes().iter().try_for_each(|node| api_server.register_node(node))?;
+        Self::prepare_in(cluster, &manifest::LocalCluster::of(cluster), Some(api_server.clone()), replicas)
     }
 
-    fn prepare_in(cluster: &Cluster, local: &manifest::LocalCluster, api_server: Option<ApiServer>) -> Result<Self> {
+    fn prepare_in(
+        cluster: &Cluster,
+        local: &manifest::LocalCluster,
+        api_server: Option<ApiServer>,
+        replicas: usize,
+    ) -> Result<Self> {
         let folder = Path::new(SHARED_FOLDER).join(cluster.name());
         fs::create_dir_all(folder.join("manifests")).context("making the folder of manifests")?;
-        let inner = Inner { cluster: cluster.clone(), folder, api_server, processes: Mutex::default() };
+        let inner = Inner { cluster: cluster.clone(), folder, api_server, replicas, processes: Mutex::default() };
         let deployment = Self(Arc::new(inner));
         deployment.apply("local.yaml", &local.to_string())?;
         Ok(deployment)
@@ -124,13 +135,18 @@ impl Deployment {
     /// Whether the deployment puts this part on this node.
     pub fn runs_on(&self, part: Part, node: &Node) -> bool {
         let is_among = |nodes: &[Node]| nodes.iter().any(|one| one.node_name() == node.node_name());
-        let is_first = self.cluster().nodes().first().is_some_and(|first| first.node_name() == node.node_name());
         match part {
-            Part::Controller => is_first,
+            Part::Controller => is_among(self.controllers()),
             Part::Dns => is_among(self.cluster().name_servers()),
             Part::Gateway => is_among(self.cluster().gateways()),
             Part::Node => true,
         }
+    }
+
+    /// The nodes that have a controller.
+    fn controllers(&self) -> &[Node] {
+        let nodes = self.cluster().nodes();
+        &nodes[..self.0.replicas.min(nodes.len())]
     }
 
     /// Starts one part; one that ran before ended already.
@@ -156,17 +172,30 @@ impl Deployment {
             arguments.extend(["--listen".into(), format!("[::]:{CONTROLLER_PORT}")]);
             return Ok(arguments);
         }
-        for address in first.addresses().with_port(CONTROLLER_PORT) {
-            arguments.extend(["--controller".into(), address.to_string()]);
+        for controller in self.controllers() {
+            for address in controller.addresses().with_port(CONTROLLER_PORT) {
+                arguments.extend(["--controller".into(), address.to_string()]);
+            }
         }
-        arguments.extend(["--enrolment".into(), controller_state.join("agents.key").display().to_string()]);
+        let mut enrolment = controller_state.join("agents.key");
+        if let Some(server) = &self.0.api_server {
+            enrolment = self.0.folder.join("enrolment");
+            let token = self.0.folder.join(format!("{}-{}.token", part.name(), node.node_name()));
+            if !token.exists() {
+                server.write_enrolment(&enrolment)?;
+                server.write_token(part, node, &token)?;
+            }
+            arguments.extend(["--service-account-token".into(), token.display().to_string()]);
+        }
+        arguments.extend(["--enrolment".into(), enrolment.display().to_string()]);
         arguments.extend(["--name".into(), node.node_name().to_owned()]);
         if part != Part::Dns {
             for address in node.addresses().both() {
                 arguments.extend(["--address".into(), address.to_string()]);
             }
         }
-        if part == Part::Node {
+        // A Kubernetes Node says so itself.
+        if part == Part::Node && self.0.api_server.is_none() {
             for prefix in node.pod_ranges().both() {
                 arguments.extend(["--pod-prefix".into(), prefix.to_string()]);
             }
@@ -289,8 +318,13 @@ impl Deployment {
     /// Types a command at the cluster's gateway host, where its controller is; errors when it ends otherwise than with
     /// `code`. What it printed, both streams.
     pub fn types(&self, command: &str, code: i32) -> Result<String> {
+        self.types_on(self.cluster().gateway()?, command, code)
+    }
+
+    /// The same on another host of the cluster.
+    pub fn types_on(&self, node: &Node, command: &str, code: i32) -> Result<String> {
         let arguments: Vec<&str> = command.split(' ').collect();
-        let output = self.tombolo(self.cluster().gateway()?, &arguments)?;
+        let output = self.tombolo(node, &arguments)?;
         let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         ensure!(output.status.code() == Some(code), "tombolo {command}: {}, not {code}:\n{text}", output.status);
         Ok(text)

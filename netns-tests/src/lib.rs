@@ -30,6 +30,7 @@ pub mod failover_table;
 pub mod firewall;
 pub mod host;
 pub mod impair;
+pub mod kubelet;
 pub mod link;
 pub mod manifest;
 pub mod namespace;

@@ -69,6 +69,15 @@ pub struct Preconditions {
     pub resource_version: Option<String>,
 }
 
+/// Whose a ServiceAccount token is, as the API server says (TokenReview, `authentication.k8s.io/v1`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenOwner {
+    pub namespace: String,
+    pub service_account: String,
+    /// Where the pod runs that the token is bound to; none where it is bound to no pod.
+    pub node: Option<String>,
+}
+
 /// A backend without its source.
 #[derive(Clone, Debug)]
 pub struct Interruption {
@@ -86,6 +95,13 @@ pub trait Backend: Send + Sync {
     async fn update_status(&self, kind: KindName, object: Value) -> Result<Value, Error>;
     async fn delete(&self, kind: KindName, key: &ObjectKey, only_if: Preconditions) -> Result<(), Error>;
     fn interruption(&self) -> Option<Interruption>;
+
+    /// Whose a token is. [`Error::Forbidden`] says that it is nobody's, [`Error::Unavailable`] that nobody can say now.
+    async fn review_token(&self, _token: &str) -> Result<TokenOwner, Error> {
+        Err(Error::Forbidden(
+            "this cluster has no API server that could know it: enrol with the file agents.key".into(),
+        ))
+    }
 }
 
 /// `ServiceExport shop/web`, for messages.

@@ -7,6 +7,8 @@
 //! | module | holds |
 //! |---|---|
 //! | `enrolment` | the file that makes a host one of the cluster's, and the proof of having it |
+//! | `credential`, `admission` | what an agent shows: that proof, or a ServiceAccount token; who is let in by it |
+//! | `ticket` | for when no API server can review the token |
 //! | `permission`, `tenure` | which role may do what: pure rules; since when each slot is held |
 //! | `frame`, `message` | bytes ↔ messages; bounded, never a panic |
 //! | `connection` | messages over a connection, with pings and limits |
@@ -22,10 +24,12 @@
 //! **How long anything takes.** Both ends say something every [`PING_INTERVAL`]; an end that hears nothing for
 //! [`SILENCE_LIMIT`] hangs up. An agent dials again at once, then after longer and longer, up to two seconds.
 
+mod admission;
 mod authority;
 pub(crate) mod cache;
 mod client;
 mod connection;
+mod credential;
 pub mod digest;
 mod enrolment;
 mod feeder;
@@ -38,6 +42,7 @@ mod requests;
 mod server;
 mod session;
 mod tenure;
+mod ticket;
 mod window;
 
 use std::net::IpAddr;
@@ -101,4 +106,11 @@ pub struct Agent {
     /// The prefixes of the node's pods.
     #[serde(default)]
     pub pod_prefixes: Vec<Prefix>,
+}
+
+impl Agent {
+    /// For messages; the name is whatever it says.
+    pub(crate) fn described(&self) -> String {
+        format!("the {} agent of '{}'", self.role, self.name.escape_debug())
+    }
 }

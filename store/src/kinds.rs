@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
-use api::kubernetes::{EndpointSlice, Lease, Namespace, Node, Secret, Service};
+use api::kubernetes::{ConfigMap, EndpointSlice, Lease, Namespace, Node, Secret, Service};
 use api::{
     ClusterMember, ClusterPeer, ClusterProperty, ClusterRoutingPolicy, Kind, LocalCluster, RoutingPolicy,
     ServiceExport, ServiceImport, TunnelGateway, Violation,
@@ -77,6 +77,7 @@ pub(crate) fn all() -> &'static [Known] {
             known::<Namespace>(&["v1"], false, true),
             known::<Node>(&["v1"], false, true),
             known::<Secret>(&["v1"], false, false),
+            known::<ConfigMap>(&["v1"], false, false),
             known::<Lease>(&["coordination.k8s.io/v1"], false, false),
         ]
     })

@@ -5,6 +5,7 @@
 //! | `informer` | one list and watch a kind, kept and told to everybody who follows it |
 //! | `remembered` | what an informer knows, and the difference a new list makes |
 //! | `answer` | what the API server's refusals mean in this crate's words |
+//! | `token` | whose a ServiceAccount token is |
 //! | `difference` | what must be sent to change an object that others write too |
 //!
 //! Nothing here decides who may do what: that is the API server's, by the roles of whoever runs this. Writes name the
@@ -16,6 +17,7 @@ mod answer;
 mod difference;
 mod informer;
 mod remembered;
+mod token;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -30,7 +32,7 @@ use kube::{Api, Client};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use crate::backend::{Backend, Interruption, KindName, ObjectKey, Preconditions};
+use crate::backend::{Backend, Interruption, KindName, ObjectKey, Preconditions, TokenOwner};
 use crate::watch::RawWatch;
 use crate::{Error, Store, kinds};
 use informer::{Informer, Troubles};
@@ -39,10 +41,10 @@ use informer::{Informer, Troubles};
 const PAGE: u32 = 500;
 
 /// Kinds of which only those in the system namespace are ours: whoever runs this need not be allowed to see others'.
-const OURS_ALONE: [&str; 3] = ["Secret", "Lease", "TunnelGateway"];
+const OURS_ALONE: [&str; 4] = ["Secret", "ConfigMap", "Lease", "TunnelGateway"];
 
 /// Kinds whose objects nobody else writes, but for the status. They are written whole, and so are the slices we made.
-const WRITTEN_WHOLE: [&str; 5] = ["Secret", "Lease", "TunnelGateway", "ServiceImport", "ClusterMember"];
+const WRITTEN_WHOLE: [&str; 6] = ["Secret", "ConfigMap", "Lease", "TunnelGateway", "ServiceImport", "ClusterMember"];
 
 /// How long a connection to the API server may take to come about.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -58,19 +60,34 @@ const READ_LIMIT: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 10);
 /// # Errors
 /// None of these can be read. Whether the server answers is said by [`Store::interruption`] later.
 pub async fn connect(kubeconfig: Option<&Path>) -> Result<Store, Error> {
-    let unreadable = |path: &str, error: &dyn std::error::Error| Error::Malformed {
-        object: path.to_owned(),
-        detail: answer::sentence(error),
-    };
-    let mut config = match kubeconfig {
-        Some(path) => {
-            let name = path.display().to_string();
-            let file = Kubeconfig::read_from(path).map_err(|error| unreadable(&name, &error))?;
-            let options = KubeConfigOptions::default();
-            kube::Config::from_custom_kubeconfig(file, &options).await.map_err(|error| unreadable(&name, &error))?
-        }
-        None => kube::Config::infer().await.map_err(|error| unreadable("kubeconfig", &error))?,
-    };
+    match kubeconfig {
+        Some(_) => dial(config(kubeconfig, KubeConfigOptions::default()).await?),
+        None => dial(kube::Config::infer().await.map_err(|error| unreadable("kubeconfig", &error))?),
+    }
+}
+
+/// The store of the API server that a context of the kubeconfig names: of that file, or, without one, of `KUBECONFIG` or
+/// of the home folder.
+///
+/// # Errors
+/// There is no such file, or no such context in it.
+pub async fn connect_to(kubeconfig: Option<&Path>, context: &str) -> Result<Store, Error> {
+    let options = KubeConfigOptions { context: Some(context.to_owned()), ..KubeConfigOptions::default() };
+    dial(config(kubeconfig, options).await?)
+}
+
+async fn config(kubeconfig: Option<&Path>, options: KubeConfigOptions) -> Result<kube::Config, Error> {
+    let name = kubeconfig.map_or_else(|| "kubeconfig".to_owned(), |path| path.display().to_string());
+    let file = kubeconfig.map_or_else(Kubeconfig::read, Kubeconfig::read_from);
+    let file = file.map_err(|error| unreadable(&name, &error))?;
+    kube::Config::from_custom_kubeconfig(file, &options).await.map_err(|error| unreadable(&name, &error))
+}
+
+fn unreadable(path: &str, error: &dyn std::error::Error) -> Error {
+    Error::Malformed { object: path.to_owned(), detail: answer::sentence(error) }
+}
+
+fn dial(mut config: kube::Config) -> Result<Store, Error> {
     config.connect_timeout = Some(CONNECT_LIMIT);
     config.read_timeout = Some(READ_LIMIT);
     let client = Client::try_from(config).map_err(|error| unreadable("kubeconfig", &error))?;
@@ -214,6 +231,10 @@ impl Backend for ApiServer {
 
     fn interruption(&self) -> Option<Interruption> {
         self.troubles.first()
+    }
+
+    async fn review_token(&self, text: &str) -> Result<TokenOwner, Error> {
+        token::review(&self.client, text).await
     }
 }
 

@@ -10,11 +10,13 @@
 //! | read once | [`Store::get`], [`Store::list`] |
 //! | write | [`Store::create`], [`Store::update`], [`Store::update_status`], [`Store::delete`] |
 //!
+//! [`ahead`] shows some objects before they are written.
 //! [`journal`] beside them keeps what changed state, when and why; [`state_file`] writes a small file whole or not at all.
 //!
 //! Writes carry preconditions: an update names the uid and resourceVersion it read, a create fails when the object is
 //! there, a delete may name both. A write that changes nothing makes no new version and no event.
 
+pub mod ahead;
 pub mod backend;
 pub mod damage;
 pub mod error;
@@ -35,7 +37,7 @@ use std::time::SystemTime;
 
 pub use api::Kind;
 use api::report::FeedReport;
-pub use backend::{Backend, KindName, ObjectKey, Preconditions};
+pub use backend::{Backend, KindName, ObjectKey, Preconditions, TokenOwner};
 pub use error::Error;
 pub use watch::{Event, Watch};
 
@@ -107,6 +109,12 @@ impl Store {
     /// A folder is always in touch.
     pub fn interruption(&self) -> Option<backend::Interruption> {
         self.backend.interruption()
+    }
+
+    /// Whose a ServiceAccount token is. [`Error::Forbidden`] says that it is nobody's, [`Error::Unavailable`] that nobody
+    /// can say now.
+    pub async fn review_token(&self, token: &str) -> Result<TokenOwner, Error> {
+        self.backend.review_token(token).await
     }
 
     /// The same as every part reports it.

@@ -119,6 +119,7 @@ fn agent_of(folder: &std::path::Path, controller: &str) -> feed::Config {
     feed::Config {
         controllers: vec![controller.into()],
         enrolment: folder.join("state/agents.key"),
+        token: None,
         identity: folder.join("agent/identity.key"),
         cache: folder.join("agent/cache"),
         role: Role::Dns,

@@ -23,7 +23,7 @@ use api::{
 };
 
 use crate::addresses::AddressPool;
-use crate::advertisement::{Advertisement, Family, ItemChange, ItemKey, ServiceName};
+use crate::advertisement::{Advertisement, Family, ItemChange, ServiceName};
 use crate::host_flows::AllHostFlows;
 use crate::index::{Index, ObjectKey};
 use crate::ledger::{Batch, Ledger};
@@ -82,6 +82,10 @@ pub struct Engine {
     /// Peers that said since the start how things are now. What the others export is what was kept of it.
     spoken: BTreeSet<ClusterId>,
     pub(crate) node_agents: BTreeMap<String, NodeAgent>,
+    /// Services of which agents are to be shown something new; none where nobody shows them.
+    pub(crate) unshown: Option<BTreeSet<ServiceName>>,
+    /// Whether Nodes are others' to make, as on Kubernetes.
+    pub(crate) kubelets_register_nodes: bool,
     pub(crate) host_flows: AllHostFlows,
     pub(crate) unserved: BTreeSet<ServiceName>,
     /// The namespaces that were there when last looked at.
@@ -130,6 +134,8 @@ impl Engine {
             heard_of: BTreeMap::new(),
             spoken: BTreeSet::new(),
             node_agents: BTreeMap::new(),
+            unshown: None,
+            kubelets_register_nodes: false,
             host_flows: AllHostFlows::default(),
             unserved: BTreeSet::new(),
             namespaces: BTreeSet::new(),
@@ -231,6 +237,11 @@ impl Engine {
     /// A peer remembers exports of ours to be older than we say. Answers with what of it was refused.
     pub fn hear_remembered(&mut self, cluster: &ClusterId, remembered: &[Remembered], wall: WallTime) -> recall::Heard {
         self.local.hear_remembered(cluster, remembered, self.remote.bounds().services, wall)
+    }
+
+    /// Nodes are made by their kubelets: an agent whose Node is not there makes none.
+    pub fn leave_nodes_to_kubelets(&mut self) {
+        self.kubelets_register_nodes = true;
     }
 
     /// What was kept on disk of what peers remember.
@@ -438,39 +449,6 @@ impl Engine {
 
     // ---- inside
 
-    pub(crate) fn touch_services(&mut self, services: impl IntoIterator<Item = ServiceName>) {
-        self.dirty.extend(services.into_iter().map(Subject::Service));
-    }
-
-    pub(crate) fn touch_peer(&mut self, cluster: &ClusterId) {
-        self.dirty.insert(Subject::Peer(cluster.to_string()));
-    }
-
-    pub(crate) fn touch(&mut self, subject: Subject) {
-        self.dirty.insert(subject);
-    }
-
-    /// A namespace came or went: imports are due that were not before, or the other way round.
-    fn touch_namespace(&mut self, namespace: &str) {
-        let first = ItemKey::service(ServiceName::new(namespace, ""));
-        let remote = self.remote.clusters().filter_map(|id| self.remote.usable(id)).flat_map(|usable| {
-            let of_it = usable.after(Some(&first)).take_while(|(key, _)| key.service.namespace == namespace);
-            of_it.filter(|(key, _)| key.slice.is_none()).map(|(key, _)| key.service.clone())
-        });
-        let services: Vec<ServiceName> =
-            self.imports.in_namespace(namespace).map(|(key, _)| key.service()).chain(remote).collect();
-        self.touch_services(services);
-    }
-
-    fn remote_services(&self) -> impl Iterator<Item = ServiceName> {
-        self.remote
-            .clusters()
-            .filter_map(|id| self.remote.usable(id))
-            .flat_map(|usable| usable.iter())
-            .filter(|(key, _)| key.slice.is_none())
-            .map(|(key, _)| key.service.clone())
-    }
-
     /// The families clusterset IPs can be given of, and those that pods have.
     pub(crate) fn address_families(&self) -> BTreeSet<Family> {
         let pool = &self.cluster_addresses;
@@ -574,9 +552,12 @@ impl Engine {
     }
 }
 
+mod due;
 mod talk;
 pub use talk::{Taken, Talk};
 
+#[cfg(test)]
+mod ahead_tests;
 #[cfg(test)]
 mod identity_tests;
 #[cfg(test)]

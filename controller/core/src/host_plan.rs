@@ -45,7 +45,7 @@ impl Engine {
         let key = ObjectKey::named(name);
         let agent = self.node_agents.get(name).cloned();
         let Some(observed) = self.local.nodes().get(&key).cloned() else {
-            let Some(agent) = agent.filter(|agent| agent.connected) else {
+            let Some(agent) = agent.filter(|agent| agent.connected && !self.kubelets_register_nodes) else {
                 self.node_addresses.release(name);
                 return Vec::new();
             };

@@ -17,6 +17,7 @@
 //! | many clusters' word → one service and its conflicts | [`merge`] |
 //! | clusterset IPs that stay | [`addresses`] |
 //! | the difference between what should be and what is | [`engine`], [`service_plan`], [`host_plan`], [`plan`] |
+//! | what agents are shown before it is written | [`ahead`] |
 //! | which replica writes | [`lease`] |
 //! | who is a member, and whose record is newer | [`membership`] |
 //! | when the old keys of a gateway may go | [`rotation`] |
@@ -34,6 +35,7 @@ extern crate alloc;
 pub mod addresses;
 pub mod advertisement;
 pub mod agents;
+pub mod ahead;
 pub mod condition;
 pub mod conversation;
 pub mod drained_nodes;

@@ -31,7 +31,7 @@ impl Engine {
         if let Some(spec) = after {
             self.local.set_families(&self.pod_families());
             let lost = self.cluster_addresses.set_prefixes(&spec.cluster_set_prefixes);
-            self.dirty.extend(lost.iter().filter_map(|owner| service_named(owner)).map(Subject::Service));
+            self.touch_services(lost.iter().filter_map(|owner| service_named(owner)).collect::<Vec<_>>());
             let lost = self.node_addresses.set_prefixes(&spec.infrastructure_prefixes);
             self.dirty.extend(lost.into_iter().map(Subject::Node));
         }
@@ -109,11 +109,11 @@ impl Engine {
                         self.imported_of.remove(&service);
                     }
                 }
-                self.dirty.insert(Subject::Service(service));
+                self.touch_service(service);
             }
             if let Some(service) = after {
                 self.imported_of.entry(service.clone()).or_default().insert(touched.key.name);
-                self.dirty.insert(Subject::Service(service));
+                self.touch_service(service);
             }
         }
     }
@@ -130,7 +130,7 @@ impl Engine {
             if touched.before.is_none() || self.imports.get(&touched.key).is_none() {
                 self.dirty.insert(Subject::Policies(service.namespace.clone()));
             }
-            self.dirty.insert(Subject::Service(service));
+            self.touch_service(service);
         }
     }
 

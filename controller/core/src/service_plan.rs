@@ -168,7 +168,12 @@ impl Engine {
         }
     }
 
-    fn wanted_slices(&self, name: &ServiceName, merged: &Merged, owner: &str) -> BTreeMap<String, EndpointSlice> {
+    pub(crate) fn wanted_slices(
+        &self,
+        name: &ServiceName,
+        merged: &Merged,
+        owner: &str,
+    ) -> BTreeMap<String, EndpointSlice> {
         let Some(own_id) = self.cluster_id() else { return BTreeMap::new() };
         let mut wanted = BTreeMap::new();
         for cluster in &merged.clusters {
@@ -188,7 +193,7 @@ impl Engine {
     }
 
     /// The difference between the slices that should be and those that are.
-    fn plan_slices(&self, name: &ServiceName, mut wanted: BTreeMap<String, EndpointSlice>) -> Vec<Write> {
+    pub(crate) fn plan_slices(&self, name: &ServiceName, mut wanted: BTreeMap<String, EndpointSlice>) -> Vec<Write> {
         let mut writes = Vec::new();
         for slice_name in self.imported_of.get(name).into_iter().flatten() {
             let key = ObjectKey { namespace: name.namespace.clone(), name: slice_name.clone() };

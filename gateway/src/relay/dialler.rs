@@ -34,7 +34,6 @@ const KEEPALIVE_EVERY: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub(crate) struct Dialler {
     pub(crate) own: Ipv6Addr,
-    pub(crate) controllers: Arc<[String]>,
     pub(crate) reachable: watch::Receiver<ReachablePeers>,
     pub(crate) counters: Arc<RelayCounters>,
 }

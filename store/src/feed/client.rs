@@ -26,8 +26,10 @@ use crate::{Error, Store};
 pub struct Config {
     /// `host:port`, or `unix:` and a path; any of them will do.
     pub controllers: Vec<String>,
-    /// The enrolment file, copied from a controller's state folder.
+    /// The enrolment file, copied from a controller's state folder. With a token it need not hold the secret.
     pub enrolment: PathBuf,
+    /// The ServiceAccount token that this agent shows instead of having the secret, on Kubernetes.
+    pub token: Option<PathBuf>,
     /// The agent's own key; made when it is not there.
     pub identity: PathBuf,
     /// The folder the last state is kept in; made when it is not there. One process, one folder.

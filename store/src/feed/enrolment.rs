@@ -61,16 +61,27 @@ impl Enrolment {
     /// An agent's copy. A file that others may read is refused with the command that closes it.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
-        let mut file = File::open(path)
-            .map_err(|error| disk(path, format!("{error}: copy it from the controller's state folder")))?;
-        let metadata = file.metadata().map_err(|error| disk(path, error))?;
-        if metadata.mode() & 0o077 != 0 {
+        let (text, mode) = read(path, "copy it from the controller's state folder")?;
+        if mode & 0o077 != 0 {
             return Err(disk(path, format!("others may read this secret: run 'chmod 600 {}'", path.display())));
         }
-        let mut text = String::new();
-        Read::by_ref(&mut file).take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(|error| disk(path, error))?;
         Self::parse(&text)
             .ok_or_else(|| disk(path, "is not an enrolment file: copy it whole from the controller's state folder"))
+    }
+
+    /// What a file without a secret says: the identity that controllers of this cluster prove. Who shows a token needs
+    /// no more.
+    pub(crate) fn load_controller(path: &Path) -> Result<IdentityKey, Error> {
+        let (text, _) = read(path, "mount the ConfigMap that the controller writes there")?;
+        let named = || disk(path, "names no controller's key: mount the ConfigMap that the controller writes there");
+        controller(&text).ok_or_else(named)
+    }
+
+    /// The text of such a file.
+    pub fn without_secret(controller: IdentityKey) -> String {
+        format!(
+            "# Which identity the controllers of this cluster prove to their agents. No secret.\ncontroller {controller}\n"
+        )
     }
 
     /// The keys controllers of this cluster prove.
@@ -85,11 +96,8 @@ impl Enrolment {
 
     /// Reads an enrolment file's text.
     pub fn parse(text: &str) -> Option<Self> {
-        let field =
-            |name: &str| text.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(' ')).map(str::trim);
-        let controller = field("controller")?.parse().ok()?;
-        let secret = STANDARD.decode(field("secret")?).ok()?.try_into().ok()?;
-        Some(Self { controller, secret })
+        let secret = STANDARD.decode(field(text, "secret")?).ok()?.try_into().ok()?;
+        Some(Self { controller: controller(text)?, secret })
     }
 
     fn text(&self) -> String {
@@ -113,12 +121,18 @@ impl Enrolment {
         self.mac(agent, key, exporter).verify_slice(proof).is_ok()
     }
 
-    fn mac(&self, agent: &Agent, key: IdentityKey, exporter: &[u8; 32]) -> Hmac<Sha256> {
+    /// A hash keyed with the secret. Whatever it is fed begins with what it means.
+    pub(super) fn keyed(&self) -> Hmac<Sha256> {
         let Ok(mac) = Hmac::<Sha256>::new_from_slice(&self.secret) else {
             unreachable!("a keyed hash takes keys of any length (RFC 2104)")
         };
+        mac
+    }
+
+    fn mac(&self, agent: &Agent, key: IdentityKey, exporter: &[u8; 32]) -> Hmac<Sha256> {
         // Everything before the name has a fixed length or ends by itself, so no two agents give the same bytes.
-        mac.chain_update(CONTEXT)
+        self.keyed()
+            .chain_update(CONTEXT)
             .chain_update(exporter)
             .chain_update(key.0)
             .chain_update(self.controller.0)
@@ -126,6 +140,23 @@ impl Enrolment {
             .chain_update([0])
             .chain_update(&agent.name)
     }
+}
+
+fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(' ')).map(str::trim)
+}
+
+fn controller(text: &str) -> Option<IdentityKey> {
+    field(text, "controller")?.parse().ok()
+}
+
+/// The file's text and mode.
+fn read(path: &Path, remedy: &str) -> Result<(String, u32), Error> {
+    let file = File::open(path).map_err(|error| disk(path, format!("{error}: {remedy}")))?;
+    let mode = file.metadata().map_err(|error| disk(path, error))?.mode();
+    let mut text = String::new();
+    file.take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(|error| disk(path, error))?;
+    Ok((text, mode))
 }
 
 fn disk(path: &Path, detail: impl ToString) -> Error {
@@ -165,6 +196,18 @@ mod tests {
         Enrolment::load_or_create(&path, IdentityKey([1; 32])).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         assert!(Enrolment::load(&path).unwrap_err().to_string().contains("chmod 600"));
+    }
+
+    #[test]
+    fn a_file_without_a_secret_names_the_controller_and_enrols_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("enrolment");
+        let text = Enrolment::without_secret(IdentityKey([1; 32]));
+        fs::write(&path, &text).unwrap();
+        assert_eq!(Enrolment::load_controller(&path).unwrap(), IdentityKey([1; 32]));
+        assert_eq!(Enrolment::parse(&text), None);
+        fs::write(&path, "").unwrap();
+        assert!(Enrolment::load_controller(&path).unwrap_err().to_string().contains("names no controller's key"));
     }
 
     #[test]

@@ -19,6 +19,7 @@ use super::Agent;
 use super::authority::Authority;
 use super::cache::{Cache, Memories};
 use super::client::Config;
+use super::credential::Credentials;
 use super::digest::Digest;
 use super::link::{self, Link};
 use super::memory::Memory;
@@ -88,6 +89,7 @@ pub(super) struct Feeder {
     config: Config,
     identity: Arc<Identity>,
     authority: Arc<Authority>,
+    credentials: Arc<Credentials>,
     kinds: BTreeMap<KindName, Followed>,
     /// The kinds of which everything is known, of now or of before.
     memories: Memories,
@@ -117,6 +119,7 @@ impl Feeder {
         let kinds = memories.keys().map(|kind| (*kind, Followed::default())).collect();
         Self {
             authority: Arc::new(Authority::open(&config.cache)),
+            credentials: Arc::new(Credentials::new(config.enrolment.clone(), config.token.clone(), &config.cache)),
             identity: Arc::new(identity),
             kinds,
             memories,
@@ -177,11 +180,11 @@ impl Feeder {
             addresses: self.config.addresses.clone(),
             pod_prefixes: self.config.pod_prefixes.clone(),
         };
-        let (enrolment, identity) = (self.config.enrolment.clone(), Arc::clone(&self.identity));
+        let (credentials, identity) = (Arc::clone(&self.credentials), Arc::clone(&self.identity));
         let authority = Arc::clone(&self.authority);
         Box::pin(async move {
             tokio::time::sleep(pause).await;
-            link::dial(controller, enrolment, identity, agent, authority).await
+            link::dial(controller, credentials, identity, agent, authority).await
         })
     }
 
@@ -350,7 +353,7 @@ impl Feeder {
                 }
             }
             ToAgent::Answer { id, answer } => self.answered(id, answer),
-            ToAgent::Welcome | ToAgent::Lineage(_) | ToAgent::Refused { .. } | ToAgent::Ping => {}
+            ToAgent::Welcome | ToAgent::Ticket(_) | ToAgent::Lineage(_) | ToAgent::Refused { .. } | ToAgent::Ping => {}
         }
     }
 

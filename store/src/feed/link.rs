@@ -1,11 +1,8 @@
 //! An agent's connection to one controller: dialled, proved, welcomed.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use identity::Identity;
 use serde_json::Value;
@@ -17,10 +14,12 @@ use tokio::time::timeout;
 
 use super::authority::{Authority, Standing};
 use super::connection::{next_message, write};
+use super::credential::Credentials;
 use super::enrolment::EXPORTER_LABEL;
 use super::frame::{Decoder, MAX_GREETING_BYTES, MAX_MESSAGE_BYTES};
 use super::message::{ToAgent, ToController, decode, encode};
-use super::{Agent, Enrolment, PROTOCOL, SILENCE_LIMIT};
+use super::ticket::Ticket;
+use super::{Agent, PROTOCOL, SILENCE_LIMIT};
 
 /// How long dialling may take. Longer than one lost packet's retransmission (one second, RFC 6298).
 const DIAL_LIMIT: Duration = Duration::from_millis(1_500);
@@ -52,13 +51,12 @@ impl Drop for Link {
 /// Dials `controller`: `host:port`, or `unix:` and a path.
 pub(crate) async fn dial(
     controller: String,
-    enrolment: PathBuf,
+    credentials: Arc<Credentials>,
     identity: Arc<Identity>,
     agent: Agent,
     authority: Arc<Authority>,
 ) -> Result<Link, String> {
-    // Read anew each time, so that a host that is enrolled while its agents wait needs no restart.
-    let enrolment = Enrolment::load(&enrolment).map_err(|error| error.to_string())?;
+    let credential = credentials.load().map_err(|error| error.to_string())?;
     let named = |error: String| format!("{controller}: {error}");
     let transport: Box<dyn Transport> = timeout(DIAL_LIMIT, async {
         if let Some(path) = controller.strip_prefix("unix:") {
@@ -77,7 +75,7 @@ pub(crate) async fn dial(
     let exporter = identity::exporter(&stream, EXPORTER_LABEL).map_err(|error| named(error.to_string()))?;
     let (mut reader, writer) = tokio::io::split(stream);
     let mut decoder = Decoder::new(MAX_GREETING_BYTES);
-    let pinned = enrolment.controller();
+    let pinned = credential.controller();
     // Nothing is said to somebody who has not shown to be the controller.
     if authority.standing(&pinned, &other.key) == Standing::Unknown
         && let Ok(Ok(Some(bytes))) = timeout(GREETING_LIMIT, next_message(&mut reader, &mut decoder)).await
@@ -97,8 +95,13 @@ pub(crate) async fn dial(
             )));
         }
     }
-    let proof = STANDARD.encode(enrolment.with(other.key).prove(&agent, identity.public(), &exporter));
-    let hello = encode(&ToController::Hello { agent, proof }).map_err(named)?;
+    let claim = credential.claim(&agent, identity.public(), other.key, &exporter);
+    let hello = encode(&ToController::Hello { agent, claim }).map_err(named)?;
+    let keep = move |ticket: &Ticket| {
+        if let Err(error) = credentials.keep(ticket) {
+            tracing::warn!(%error, "without this ticket a start while the API server is away will not be let in");
+        }
+    };
 
     let (outbox, messages) = mpsc::channel(OUTBOX);
     outbox.try_send(Bytes::from(hello)).map_err(|error| named(error.to_string()))?;
@@ -115,6 +118,7 @@ pub(crate) async fn dial(
             Ok(Ok(None)) => return refused(writing, "the controller hung up without a word".into()),
             Ok(Ok(Some(bytes))) => match decode::<ToAgent>(&bytes) {
                 Ok(ToAgent::Welcome) => break,
+                Ok(ToAgent::Ticket(ticket)) => keep(&ticket),
                 // Where its identity is known already, this comes beside the greeting.
                 Ok(ToAgent::Lineage(lineage)) => {
                     if let Err(error) = authority.shown(&pinned, lineage) {
@@ -139,6 +143,10 @@ pub(crate) async fn dial(
             };
             let message = match message {
                 Ok(ToAgent::Ping) => continue,
+                Ok(ToAgent::Ticket(ticket)) => {
+                    keep(&ticket);
+                    continue;
+                }
                 Ok(ToAgent::Lineage(lineage)) => {
                     // Without it the next dial is shown it again.
                     if let Err(error) = authority.shown(&pinned, lineage) {

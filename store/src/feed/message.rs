@@ -8,6 +8,7 @@ use super::Agent;
 use super::authority::Lineage;
 use super::digest::Digest;
 use super::frame;
+use super::ticket::Ticket;
 use crate::Error;
 use crate::backend::{KindName, ObjectKey, Preconditions};
 use crate::kinds;
@@ -33,10 +34,11 @@ impl KindSaid {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum ToController {
-    /// The first message: who it is, and the proof of enrolment in base64.
+    /// The first message: who it is, and what shows that it is one of the cluster's.
     Hello {
         agent: Agent,
-        proof: String,
+        #[serde(flatten)]
+        claim: Claim,
     },
     /// Everything of a kind from now on.
     Watch {
@@ -51,6 +53,41 @@ pub enum ToController {
         request: Request,
     },
     Ping,
+}
+
+/// What shows that an agent is one of the cluster's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Claim {
+    /// That it has the enrolment file, in base64.
+    Proof(String),
+    /// Its ServiceAccount token; what it was given when that was last reviewed.
+    Token {
+        token: Token,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ticket: Option<Ticket>,
+    },
+}
+
+/// A ServiceAccount token.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Token(String);
+
+impl Token {
+    pub fn new(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Token {
+    /// Without the token.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token")
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -83,6 +120,8 @@ impl Request {
 pub enum ToAgent<O = Value> {
     /// The agent is who it says.
     Welcome,
+    /// For the next time, where its token was reviewed.
+    Ticket(Ticket),
     /// How the cluster came to the identity that this controller proves; before anything else, and when that changes.
     Lineage(Lineage),
     /// It is not, or may not; the connection ends.
@@ -233,6 +272,20 @@ mod tests {
             let heard: Failure = serde_json::from_value(json!(said)).unwrap();
             assert_eq!(Error::from(heard).to_string(), error.to_string());
         }
+    }
+
+    #[test]
+    fn a_greeting_says_either_a_proof_or_a_token() {
+        let agent = json!({"role": "Node", "name": "worker"});
+        let proof: ToController =
+            serde_json::from_value(json!({"hello": {"agent": agent, "proof": "cHJvb2Y="}})).unwrap();
+        assert!(matches!(&proof, ToController::Hello { claim: Claim::Proof(proof), .. } if proof == "cHJvb2Y="));
+        let token = ToController::Hello {
+            agent: serde_json::from_value(agent).unwrap(),
+            claim: Claim::Token { token: Token::new("secret"), ticket: None },
+        };
+        assert_eq!(serde_json::from_value::<ToController>(json!(token)).unwrap(), token);
+        assert!(!format!("{token:?}").contains("secret"));
     }
 
     proptest! {

@@ -8,8 +8,6 @@ use std::time::Duration;
 use api::Prefix;
 use api::keys::IdentityKey;
 use api::succession::Succession;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use identity::TlsStream;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -21,7 +19,7 @@ use super::authority::Lineage;
 use super::connection::{next_message, write};
 use super::enrolment::EXPORTER_LABEL;
 use super::frame::{Decoder, MAX_GREETING_BYTES, MAX_MESSAGE_BYTES};
-use super::message::{ToAgent, ToController, decode, encode};
+use super::message::{Claim, ToAgent, ToController, decode, encode};
 use super::permission::Denial;
 use super::session::Session;
 use super::tenure::Tenures;
@@ -56,6 +54,10 @@ pub enum Refusal {
     BadGreeting(String),
     #[error("{0} is not enrolled: copy the controller's agents.key to its host")]
     NotEnrolled(String),
+    #[error("{agent} is not let in by its ServiceAccount token: {why}")]
+    TokenRefused { agent: String, why: String },
+    #[error("{agent} shows a token that cannot be reviewed now, and was not let in before: {why}")]
+    NotReviewed { agent: String, why: String },
     #[error("{0} is connected with another key: two hosts have one name, or its old process still runs")]
     NameTaken(String),
     #[error("{0} agents are connected already")]
@@ -70,6 +72,8 @@ impl Refusal {
         match self {
             Self::BadGreeting(_) => "BadGreeting",
             Self::NotEnrolled(_) => "NotEnrolled",
+            Self::TokenRefused { .. } => "TokenRefused",
+            Self::NotReviewed { .. } => "TokenNotReviewed",
             Self::NameTaken(_) => "NameTaken",
             Self::TooMany(_) => "TooManyAgents",
             Self::BadMessage(_) => "BadMessage",
@@ -106,8 +110,8 @@ struct Connected {
 }
 
 /// What the controller proves to be.
-struct Own {
-    enrolment: Enrolment,
+pub(super) struct Own {
+    pub(super) enrolment: Enrolment,
     successions: Vec<Succession>,
 }
 
@@ -120,7 +124,7 @@ impl Own {
 
     /// Whether the agent has the secret. It proves that to the identity its connection began with, which may be the one
     /// before by now.
-    fn check(&self, agent: &Agent, key: IdentityKey, exporter: &[u8; 32], proof: &[u8]) -> bool {
+    pub(super) fn check(&self, agent: &Agent, key: IdentityKey, exporter: &[u8; 32], proof: &[u8]) -> bool {
         let before = self.successions.last().map(|last| self.enrolment.with(last.from));
         [Some(&self.enrolment), before.as_ref()].into_iter().flatten().any(|own| own.check(agent, key, exporter, proof))
     }
@@ -180,6 +184,14 @@ impl Server {
         (self.denied)(agent, denial);
     }
 
+    pub(super) fn own(&self) -> watch::Ref<'_, Own> {
+        self.enrolment.borrow()
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
     pub(super) fn windows(&self) -> &Windows {
         &self.windows
     }
@@ -211,9 +223,13 @@ impl Server {
         let greeting = timeout(GREETING_LIMIT, greeting(&mut reader, &mut decoder))
             .await
             .map_err(|_| bad("it said nothing in time"))?;
-        let seat = greeting.and_then(|(agent, proof)| self.seat(agent, key, &exporter, &proof));
-        let seat = match seat {
-            Ok(seat) => seat,
+        let seated = async {
+            let (agent, claim) = greeting?;
+            let ticket = self.admit(&agent, key, &exporter, claim).await?;
+            Ok::<_, Refusal>((self.seat(agent, key)?, ticket))
+        };
+        let (seat, ticket) = match seated.await {
+            Ok(seated) => seated,
             Err(refusal) => {
                 let reason = refusal.to_string();
                 if let Ok(bytes) = encode(&ToAgent::<()>::Refused { reason }) {
@@ -228,6 +244,10 @@ impl Server {
         };
         decoder.set_limit(MAX_MESSAGE_BYTES);
         let (outbox, messages) = mpsc::channel(OUTBOX);
+        if let Some(Ok(ticket)) = ticket.map(|ticket| encode(&ToAgent::<()>::Ticket(ticket))) {
+            // The outbox is empty still.
+            let _ = outbox.try_send(Bytes::from(ticket));
+        }
         let session = Session::new(self.clone(), &self.store, seat.agent.clone(), outbox.clone());
         tokio::select! {
             () = seat.replaced.cancelled() => Ok(()),
@@ -242,12 +262,9 @@ impl Server {
         self.agents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Checks who it is, and gives it its place.
-    fn seat(&self, agent: Agent, key: IdentityKey, exporter: &[u8; 32], proof: &[u8]) -> Result<Seat, Refusal> {
-        let described = format!("the {} agent of '{}'", agent.role, agent.name.escape_debug());
-        if !self.enrolment.borrow().check(&agent, key, exporter, proof) {
-            return Err(Refusal::NotEnrolled(described));
-        }
+    /// Gives an agent that was let in its place.
+    fn seat(&self, agent: Agent, key: IdentityKey) -> Result<Seat, Refusal> {
+        let described = agent.described();
         let label = |part: &str| api::cluster_id::is_dns_label(part);
         if agent.name.len() > 253 || !agent.name.split('.').all(label) {
             return Err(Refusal::BadGreeting(format!("the name of {described} is no node name (RFC 1123)")));
@@ -295,18 +312,15 @@ impl Drop for Seat {
     }
 }
 
-/// The first message, and the proof in it.
-async fn greeting<R: AsyncRead + Unpin>(reader: &mut R, decoder: &mut Decoder) -> Result<(Agent, Vec<u8>), Refusal> {
+/// The first message, and the claim in it.
+async fn greeting<R: AsyncRead + Unpin>(reader: &mut R, decoder: &mut Decoder) -> Result<(Agent, Claim), Refusal> {
     let bytes = match next_message(reader, decoder).await {
         Ok(Some(bytes)) => bytes,
         Ok(None) => return Err(Refusal::BadGreeting("it hung up".into())),
         Err(error) => return Err(Refusal::BadGreeting(error)),
     };
     match decode(&bytes).map_err(Refusal::BadGreeting)? {
-        ToController::Hello { agent, proof } => {
-            let proof = STANDARD.decode(proof).map_err(|error| Refusal::BadGreeting(error.to_string()))?;
-            Ok((agent, proof))
-        }
+        ToController::Hello { agent, claim } => Ok((agent, claim)),
         _ => Err(Refusal::BadGreeting("its first message is no greeting".into())),
     }
 }

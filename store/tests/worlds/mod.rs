@@ -61,6 +61,7 @@ impl Place {
         feed::Config {
             controllers: vec![listener.address.to_string()],
             enrolment: self.enrolment(),
+            token: None,
             identity: own.join("identity.key"),
             cache: own.join("cache"),
             role,
